@@ -1,0 +1,25 @@
+# The two commands of README.md. Each makes its own environment when it needs one.
+
+PYTHON ?= python3
+BIN = .venv/bin
+NAME = my-pytorch-project
+PACKAGE = my_pytorch_project
+
+.PHONY: demo test
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: .venv/ready
+	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
+	cd demo/$(NAME) && . ../../.venv/bin/activate && export PYTHONPATH=src && \
+	run=$$(python -m $(PACKAGE) train) && \
+	python -m $(PACKAGE) evaluate $$run && \
+	python -m $(PACKAGE) predict $$run wonderful dreadful unhappiness smiling
+	@echo; echo "See it in TensorBoard:"; echo "    $(BIN)/tensorboard --logdir demo/$(NAME)/runs"
+
+test: .venv/ready
+	$(BIN)/python -m pytest

@@ -1,0 +1,1 @@
+"""Train, evaluate, reproduce: see README.md, and `python -m` this package with `--help`."""

@@ -1,0 +1,130 @@
+"""The record of a run: its folder, what ran in it, and digests to compare by. Works alone."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "pyyaml", "tensorboard", "tqdm", "numpy")
+
+
+class RunError(ValueError):
+    exit_code = 2  # a run folder that cannot be made or read
+
+
+def create_run(output_dir: Path, name: str) -> Path:
+    """Make the folder NAME-YYYYMMDD-HHMMSS, with -2 and so on behind it when that is taken."""
+    stem = f"{re.sub('[^A-Za-z0-9._-]', '_', name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in count(1):
+        folder = output_dir / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"output_dir: cannot make {folder}: {error.strerror}") from None
+    raise AssertionError("there is always a next number")
+
+
+def start(
+    folder: Path, config: str, root: Path, data: Iterable[Path], facts: Mapping[str, Any]
+) -> None:
+    """Write what must be known later about the run, before its first step."""
+    package = Path(__file__).parent
+    manifest = {
+        "command": [package.name, *(_relative(argument, root) for argument in sys.argv[1:])],
+        "folder": _relative(os.getcwd(), root),
+        "started": _now(),
+        **facts,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "processes": 1,
+        "git_commit": _git(root, "rev-parse", "HEAD").strip() or None,
+        "git_dirty": bool(_git(root, "status", "--porcelain")),
+        "data": fingerprint(data),
+        "source": fingerprint(sorted(package.glob("*.py"))),
+    }
+    write(folder / "config.yaml", config)
+    write(folder / "manifest.json", manifest)
+    new = _git(root, "ls-files", "--others", "--exclude-standard").splitlines()
+    patches = [_git(root, "diff", "--no-index", "--binary", os.devnull, name) for name in new]
+    if patch := "".join([_git(root, "diff", "HEAD", "--relative", "--binary"), *patches]):
+        write(folder / "source.patch", patch)
+
+
+def add_resume(folder: Path, step: int) -> None:
+    """Note in the manifest that the run goes on after `step`."""
+    known = read(folder / "manifest.json")
+    resumes = [*known.get("resumes", []), {"step": step, "started": _now()}]
+    write(folder / "manifest.json", {**known, "resumes": resumes})
+
+
+def write(path: Path, content: Any) -> None:
+    """Write text, or anything else as JSON, to a file that is never seen half-written."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one when there is no such file."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except ValueError as error:
+        raise RunError(f"{path}: expected a JSON object, found: {error}") from None
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """sha256 over the names and bytes of files."""
+    sha = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        sha.update(f"{file.name} {len(content)}\n".encode() + content)
+    return sha.hexdigest()
+
+
+def digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over name, dtype, shape and bytes of the tensors, sorted by name."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _relative(argument: str, root: Path) -> str:
+    """An absolute path without what lies above the project, such as a user's name."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git prints; nothing where there is no git, no repository or no commit."""
+    command = ["git", "-c", "core.quotePath=false", *arguments]
+    try:
+        run = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", timeout=60)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return ""
+    return run.stdout if run.returncode < 2 else ""  # 1 is how `diff --no-index` says: it differs
