@@ -17,32 +17,45 @@ GOOD = {
 LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "none")
 
 # What `pip install` of a generated project brings, by the names it is installed and imported by;
-# a test compares this with what is really installed.
+# a test compares this with what is really installed. The last line comes with CUDA.
 DEPENDENCIES = """
-    absl absl-py ast-serialize colorama filelock fsspec functorch google grpc grpcio iniconfig
-    jinja2 librt markdown markupsafe mpmath mypy mypy-extensions mypyc networkx numpy packaging
-    pathspec pil pillow pip pkg-resources pluggy protobuf py pygments pylab pytest pyyaml ruff
-    setuptools six sympy tensorboard tensorboard-data-server torch torchgen torchrun tqdm triton
-    types-pyyaml types-tqdm typing-extensions werkzeug wheel yaml
-""".split()
-FOLDERS = "src tests data configs runs checkpoints build dist demo docs env venv python".split()
-WINDOWS = ["con", "prn", "aux", "nul"] + [f"{port}{i}" for port in ("com", "lpt") for i in range(10)]
+    absl absl_py ast_serialize colorama filelock fsspec functorch google grpc grpcio iniconfig
+    isympy jinja2 librt markdown markupsafe mpmath mypy mypy_extensions mypyc networkx numpy
+    packaging pathspec pil pillow pip pkg_resources pluggy protobuf py pygments pylab pytest pyyaml
+    ruff setuptools six sympy tensorboard tensorboard_data_server torch torchgen torchrun tqdm
+    types_pyyaml types_tqdm typing_extensions werkzeug wheel yaml
+    cuda cuda_bindings cuda_pathfinder cuda_toolkit nvidia triton
+"""
+# The standard library of some Python from 3.11 on, though maybe not of the one that runs this.
+STANDARD = """
+    aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr
+    imp lib2to3 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib test
+    uu xdrlib
+"""
+OWN = """
+    build checkpoints configs data demo dist docs env python runs src tests
+    conftest test_architecture test_checkpoint test_config test_data test_distributed test_evaluate
+    test_logger test_main test_metrics test_model test_optim test_record test_reproduce test_resume
+    test_train test_trainer
+"""
+WINDOWS = r"con|prn|aux|nul|(com|lpt)[0-9]"
 
 
 def name_error(name: str) -> str | None:
     """The rule that a project name breaks, if any."""
-    module = name.replace("-", "_")
-    taken = {entry.replace("-", "_") for entry in DEPENDENCIES}
+    module = re.sub("[-_]+", "_", name)  # pip takes a--b, a-b and a_b for the same
+    words = {*keyword.kwlist, *keyword.softkwlist, "type", "none", "true", "false"}
+    standard = {*sys.stdlib_module_names, *STANDARD.split()}
+    needed = module in DEPENDENCIES.split() or module.startswith("nvidia_")
+    shaped = re.fullmatch(r"[a-z]([a-z0-9_-]*[a-z0-9])?", name)
     rules = {
-        "only a-z, 0-9, - and _, from a letter to a letter or digit": not re.fullmatch(
-            r"[a-z]([a-z0-9_-]*[a-z0-9])?", name
-        ),
+        "only a-z, 0-9, - and _, from a letter to a letter or digit": not shaped,
         "at most 50 characters": len(name) > 50,
-        "not a word of Python": module in {"none", "true", "false", *keyword.kwlist, *keyword.softkwlist},
-        "not a module of Python's standard library": module in sys.stdlib_module_names,
-        "not a package that the project itself needs": module in taken or module.startswith("nvidia_"),
-        "not a folder or program that the project itself uses": module in FOLDERS,
-        "not a name that Windows keeps for itself": module in WINDOWS,
+        "not a word of Python": module in words,
+        "not a module of Python's standard library": module in standard,
+        "not a package that the project itself needs": needed,
+        "not a folder, test or program of the project itself": module in OWN.split(),
+        "not a name that Windows keeps for itself": bool(re.fullmatch(WINDOWS, module)),
     }
     return next((rule for rule, broken in rules.items() if broken), None)
 
@@ -62,11 +75,13 @@ def error_in(field: str, value: str) -> str | None:
 
 
 def main() -> int:
-    rules = {field: error_in(field, str(ANSWERS[field])) for field in GOOD}
+    """Print each error; the exit code."""
+    answers = {field: str(ANSWERS[field] or "") for field in GOOD}  # a config file may hold null
+    rules = {field: error_in(field, value) for field, value in answers.items()}
     for field, rule in rules.items():
         if rule:
-            value = ascii(ANSWERS[field])
-            print(f"error: {field}: {value}: expected {rule}; such as {GOOD[field]}", file=sys.stderr)
+            value, example = ascii(answers[field]), GOOD[field]
+            print(f"error: {field}: {value}: expected {rule}; such as {example}", file=sys.stderr)
     return 1 if any(rules.values()) else 0
 
 

@@ -1,4 +1,4 @@
-"""Write data/words.csv of the template: the words of the VADER lexicon, and whether they are positive.
+"""Write data/words.csv of the template: words of the VADER lexicon, Positive or Negative.
 
     .venv/bin/python scripts/words.py > "{{cookiecutter.project_name}}/data/words.csv"
 

@@ -1,6 +1,7 @@
 """The command line. Each command is imported when it is called, so that `--help` is quick."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -13,8 +14,9 @@ DEFAULT = ROOT / "configs" / "default.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command, and return its exit code."""
     options = parse(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # some batch systems give us ASCII
     try:
         run(options)
         sys.stdout.flush()
@@ -33,14 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(f"python -m {__package__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = commands.add_parser(
-        "train",
-        help="a new run, or the rest of one",
-        usage="%(prog)s [CONFIG] [section.key=value ...] [--init-from RUN] | --resume RUN",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if DEFAULT.exists():
-        train.epilog = f"{DEFAULT.name}, with every option:\n\n{DEFAULT.read_text('utf-8')}"
+    train = commands.add_parser("train", help="a new run, or the rest of one")
+    train.formatter_class = argparse.RawDescriptionHelpFormatter
+    train.usage = "%(prog)s [CONFIG] [section.key=value ...] [--init-from RUN] | --resume RUN"
+    train.epilog = DEFAULT.read_text("utf-8") if DEFAULT.exists() else None
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
     train.add_argument("--resume", type=Path, metavar="RUN", help="continue this run in place")
     train.add_argument("--init-from", type=Path, metavar="RUN", help="start from its best weights")
@@ -61,15 +59,13 @@ def run(options: argparse.Namespace) -> None:
         fail(f"{folder}: expected the folder of a run, found no config.yaml in it")
     if is_train:
         print(run_train(options))
-    elif options.command == "evaluate":
-        from .evaluate import evaluate
+        return
+    from .evaluate import evaluate, predict
 
+    if options.command == "evaluate":
         print(json.dumps(evaluate(folder, options.split, options.checkpoint, ROOT)))
     else:
-        texts = read_texts(options.inputs)
-        from .evaluate import predict
-
-        for prediction in predict(folder, texts):
+        for prediction in predict(folder, read_texts(options.inputs)):
             print(json.dumps(prediction))
 
 
@@ -91,11 +87,11 @@ def run_train(options: argparse.Namespace) -> Path:
 
 
 def read_texts(inputs: list[str]) -> list[str]:
-    """The inputs themselves, or the lines on stdin, which are UTF-8 whatever the locale says."""
+    # Lines on stdin are UTF-8 whatever the locale says; bytes that are not become surrogates.
     if inputs == ["-"]:
         inputs = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").splitlines()
     for number, text in enumerate(inputs, 1):
-        if not text.strip() or not text.isprintable() and "\udc80" <= max(text) <= "\udcff":
+        if not text.strip() or any("\udc80" <= char <= "\udcff" for char in text):
             fail(f"input {number}: expected a text in UTF-8, found {text!r}")
     return inputs
 

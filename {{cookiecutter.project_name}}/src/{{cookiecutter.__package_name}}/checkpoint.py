@@ -24,14 +24,10 @@ class SaveError(OSError):
 
 
 def save(path: Path, parts: Mapping[str, Any], keep_previous: bool = False) -> None:
-    """Write the state of each part: its `state_dict()` if it has one, else the plain value.
-
-    The file that it replaces stays as NAME.prev.pt with `keep_previous`.
-    """
-    state = {
-        key: part.state_dict() if hasattr(part, "state_dict") else part
-        for key, part in parts.items()
-    }
+    """Write each part's `state_dict()`, or its plain value; keep what it replaces as .prev.pt."""
+    state: dict[str, Any] = {}
+    for key, part in parts.items():
+        state[key] = part.state_dict() if hasattr(part, "state_dict") else part
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -41,7 +37,9 @@ def save(path: Path, parts: Mapping[str, Any], keep_previous: bool = False) -> N
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        cause = error.__context__ or error  # torch.save hides a full disk behind a RuntimeError
+        cause: BaseException = error
+        while cause.__context__:  # torch.save hides a full disk behind its own errors
+            cause = cause.__context__
         raise SaveError(f"{path}: cannot be written: {cause}") from error
     if keep_previous and path.exists():
         os.replace(path, path.with_suffix(".prev.pt"))
@@ -75,7 +73,6 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
 
 
 def restore(state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Load its state into each part that has a `load_state_dict`."""
     for key, part in parts.items():
         if isinstance(part, torch.nn.Module):
             _compare(state[key], part.state_dict())

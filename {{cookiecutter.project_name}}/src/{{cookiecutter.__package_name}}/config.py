@@ -8,11 +8,10 @@
 # A field's help is the comment behind it. Ranges are checked in the dataclass's `__post_init__`, by
 # `raise ValueError("KEY: expected ..., found ...")`; the loader puts file, line and section before.
 
-import ast
 import difflib
 import inspect
 import re
-import textwrap
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path, PurePath
@@ -59,7 +58,7 @@ def load(cls: type[T], path: Path | None = None, overrides: Iterable[str] = ()) 
 
 def dump(config: Any, comments: bool = False) -> str:
     """The config as YAML that `load` reads back equal; with each key's type and help behind it."""
-    sections = asdict(config, dict_factory=_Section)
+    sections = asdict(config, dict_factory=OrderedDict)
     text: str = yaml.dump(sections, None, _Dumper, sort_keys=False, allow_unicode=True, width=10**9)
     if not comments:
         return text
@@ -75,17 +74,14 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-class _Section(dict[str, Any]):  # its keys stand below each other, unlike those of a plain dict
-    pass
-
-
 class _Dumper(yaml.SafeDumper):
     def represent_data(self, data: Any) -> yaml.Node:
         if isinstance(data, list | tuple):
             return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
-        if isinstance(data, dict):
-            block = isinstance(data, _Section)
-            return self.represent_mapping("tag:yaml.org,2002:map", data, flow_style=not block)
+        if type(data) is dict:  # sections are OrderedDict
+            return self.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
+        if isinstance(data, OrderedDict):
+            return self.represent_dict(data)
         if isinstance(data, PurePath):
             return self.represent_str(str(data))
         return super().represent_data(data.item() if hasattr(data, "item") else data)  # numpy
@@ -119,7 +115,7 @@ def _parse(text: str, source: str) -> yaml.Node | None:
 
 
 def _keys(cls: Any, section: str) -> Iterator[tuple[str, Any]]:
-    """Each dotted key of a dataclass with its type: the sections, and what is in them."""
+    # Each dotted key of a dataclass with its type: the sections, and what is in them.
     for name, hint in get_type_hints(cls).items():
         yield section + name, hint
         if is_dataclass(hint):
@@ -137,7 +133,7 @@ def _type_of(key: str, known: dict[str, Any], node: yaml.Node) -> Any:
 
 
 def _collect(node: yaml.Node, section: str, known: dict[str, Any], nodes: Nodes) -> None:
-    """Put the node of each key in a section, and in the sections in it, into `nodes`."""
+    # Put the node of each key in a section, and in the sections in it, into `nodes`.
     for name, child in _pairs(node, section).items():
         key = section + name
         if is_dataclass(_type_of(key, known, child)):
@@ -179,7 +175,6 @@ def _construct(cls: Any, default: Any, section: str, nodes: Nodes, source: str) 
 
 
 def _convert(hint: Any, node: yaml.Node, key: str) -> Any:
-    """The value of type `hint` that `node` stands for."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType) and NoneType in args and len(args) == 2:
         return None if _is_null(node) else _convert(args[args[0] is NoneType], node, key)
@@ -203,11 +198,11 @@ def _convert(hint: Any, node: yaml.Node, key: str) -> Any:
 def _convert_items(origin: Any, args: Any, node: yaml.Node, key: str) -> Iterator[Any]:
     if not isinstance(node, yaml.SequenceNode):
         _fail(node, key, "a list such as [1, 2]", node)
-    if origin is list or args[-1] is Ellipsis:
-        args = args[:1] * len(node.value)
-    if len(args) != len(node.value):
-        _fail(node, key, f"{len(args)} values", str(len(node.value)))
-    for i, (hint, item) in enumerate(zip(args, node.value, strict=True)):
+    count = len(node.value)
+    hints = args[:1] * count if origin is list or args[-1] is Ellipsis else args
+    if len(hints) != count:
+        _fail(node, key, f"{len(hints)} values", str(count))
+    for i, (hint, item) in enumerate(zip(hints, node.value, strict=True)):
         yield _convert(hint, item, f"{key}[{i}]")
 
 
@@ -215,9 +210,9 @@ def _convert_scalar(hint: Any, node: yaml.Node, key: str) -> Any:
     expected, pattern, convert = SCALARS[hint]
     missing = _is_null(node) and node.tag != OVERRIDE  # `name=` on the command line is empty text
     typed = hint in (str, Path) or getattr(node, "style", None) is None  # "3" in quotes is text
-    if isinstance(node, yaml.ScalarNode) and typed and not missing:
-        if re.fullmatch(pattern, node.value):
-            return convert(node.value)
+    usable = isinstance(node, yaml.ScalarNode) and typed and not missing
+    if usable and re.fullmatch(pattern, node.value):
+        return convert(node.value)
     _fail(node, key, expected, node)
 
 
@@ -241,17 +236,11 @@ def _where(node: Any) -> str:
     return f"{mark.name}:{mark.line + 1}" if mark.line >= 0 else str(mark.name)
 
 
-def _helps(cls: type) -> Iterator[str]:
-    """For each line of a dump the type, and the comment behind the field in the source."""
-    source, hints = textwrap.dedent(inspect.getsource(cls)), get_type_hints(cls)
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.AnnAssign):
-            continue
-        hint = hints[ast.unparse(node.target)]
-        if is_dataclass(hint):
-            yield ""
-            yield from _helps(hint)  # type: ignore[arg-type]
-        else:
-            kind = hint.__name__ if hint in SCALARS else str(hint).removeprefix("typing.")
-            comment = source.splitlines()[(node.end_lineno or 1) - 1][node.end_col_offset or 0 :]
-            yield f"{kind}: {comment.partition('#')[2].strip()}"
+def _helps(cls: Any) -> Iterator[str]:
+    # For each line of a dump the type, and the comment behind the field in the source.
+    comments = dict(re.findall(r"^ +(\w+): .*  # (.+)$", inspect.getsource(cls), re.MULTILINE))
+    for name, hint in get_type_hints(cls).items():
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        kind = " | ".join(choices) or (hint.__name__ if hint in SCALARS else str(hint))
+        yield "" if is_dataclass(hint) else f"{kind}: {comments.get(name, '')}"
+        yield from _helps(hint) if is_dataclass(hint) else ()

@@ -51,6 +51,9 @@ class CustomDataset(Dataset[dict[str, str]]):
     def __len__(self) -> int:
         return len(self.texts)
 
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return CustomDataset(self.texts[index], self.labels[index])
@@ -88,8 +91,7 @@ class EncodedDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.inputs[index], self.targets[index]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """A whole batch at once, which the DataLoader asks for where it can."""
-        rows = torch.tensor(indices)
+        rows = torch.tensor(indices)  # a whole batch at once, for a DataLoader that asks for it
         return self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
 
 
@@ -166,19 +168,19 @@ def split_of(text: str) -> str:
 
 
 def normalize(text: str) -> str:
-    """Letter case and white space count neither for the split nor for the model."""
-    return " ".join(text.casefold().split())
+    return " ".join(text.casefold().split())  # these count neither for the split nor the model
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line, text and label of each row; blank lines are skipped, all else that is odd an error."""
+    # Line, text and label of each row; blank lines are skipped, all else that is odd is an error.
     line = 1
     try:
         file = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
         reader = csv.DictReader(file, strict=True)
         columns = reader.fieldnames or ["an empty file"]
         if not {"text", "label"} <= set(columns):
-            raise DataError(f"{path}:1: expected the columns text and label, found {columns}")
+            found = ", ".join(columns)
+            raise DataError(f"{path}:1: expected the columns text and label, found {found}")
         for row in reader:
             line = reader.line_num
             if None in row or None in row.values():

@@ -10,12 +10,15 @@ class DeviceError(ValueError):
 
 
 def set_up(name: str, deterministic: bool) -> torch.device:
-    """The device called auto, cpu, cuda, cuda:1 or mps, made ready; auto takes the best there is."""
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """Make a device ready: cpu, mps, cuda or cuda:N; auto takes the best that is there."""
+    mps = int(torch.backends.mps.is_available())
+    counts = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": 1}
     if name == "auto":
-        name = next((kind for kind, is_there in found.items() if is_there), "cpu")
-    if not found.get(name.partition(":")[0], True):
-        raise DeviceError(f"device: expected one that is there, found {name}: try device=cpu")
+        name = next(kind for kind, count in counts.items() if count)
+    kind, _, index = name.partition(":")
+    if not (index or "0").isdecimal() or int(index or 0) >= counts.get(kind, 0):
+        expected = "auto, cpu, mps, cuda or cuda:N that is there"
+        raise DeviceError(f"device: expected {expected}, found {name!r}: try device=cpu")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(deterministic)
@@ -24,7 +27,7 @@ def set_up(name: str, deterministic: bool) -> torch.device:
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """The generator that dropout and its like draw from on this device."""
+    # The one that dropout and its like draw from on this device.
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
         return torch.cuda.default_generators[device.index or 0]

@@ -9,6 +9,7 @@ from torch import nn
 
 from . import checkpoint, config
 from .data import DataError, NgramEncoder
+from .metrics import ConfusionMatrix
 from .train import Config, Run, build_model
 
 
@@ -25,21 +26,21 @@ def load(
 
 def evaluate(folder: Path, split: str, name: str, root: Path) -> dict[str, Any]:
     """The loss and the metrics of a run on a split, as `train` computes them."""
-    path = folder / "checkpoints" / f"{name}.pt"
-    state = checkpoint.load(path)
+    state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
     run = Run(config.load(Config, folder / "config.yaml"), root)
     if run.classes != state["classes"]:
-        found = f"{', '.join(run.classes)} in the data, {', '.join(state['classes'])} in {path}"
-        raise DataError(f"{run.config.data.path}: expected the classes of the run, found {found}")
+        expected = f"the classes of the run, {', '.join(state['classes'])}"
+        found = ", ".join(run.classes)
+        raise DataError(f"{run.config.data.path}: expected {expected}, found {found}")
     checkpoint.restore(state, {"model_state_dict": run.model})
-    loader = {"val": run.val, "test": run.test}[split]
+    run.trainer.metrics["confusion"] = ConfusionMatrix(len(run.classes))
+    samples, values = run.loaders[split].size, run.trainer.evaluate(run.loaders[split])
     where = {"split": split, "checkpoint": name, "step": state["trainer"]["step"]}
-    return {**where, "samples": loader.size, **run.trainer.evaluate(loader)}
+    return {**where, "samples": samples, "classes": run.classes, **values}
 
 
 @torch.no_grad()
 def predict(folder: Path, texts: Sequence[str], batch_size: int = 256) -> Iterator[dict[str, Any]]:
-    """The class of each text, and the probability that the model gives it."""
     model, classes, encode = load(folder)
     for start in range(0, len(texts), batch_size):
         batch = texts[start : start + batch_size]

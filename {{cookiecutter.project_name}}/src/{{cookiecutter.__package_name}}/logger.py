@@ -8,11 +8,11 @@
 # What is logged is on disk when `log` returns.
 
 import json
-import math
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ class Logger:
         self.bar: tqdm[Any] | None = None
 
     def open(self, folder: Path) -> None:
-        """Start or continue the log in `folder`."""
         self.folder = folder
         self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8", newline="\n")
         self.writer: Any = None  # TensorBoard's, imported and opened when it is first needed
@@ -40,9 +39,9 @@ class Logger:
             self.writer.close()
 
     def log(self, record: dict[str, Any]) -> None:
-        """Write one record: step, epoch, split and any numbers; NaN becomes null in the file."""
         record = {**record, "time": round(time.monotonic() - self.start, 3)}
-        clean = {key: value if _is_finite(value) else None for key, value in record.items()}
+        # NaN is no JSON: it is written as null.
+        clean = {k: None if type(v) is float and not isfinite(v) else v for k, v in record.items()}
         self.file.write(json.dumps(clean) + "\n")
         self.file.flush()
         self._write_scalars(record)
@@ -56,21 +55,18 @@ class Logger:
         self.bar = None
 
     def say(self, text: str) -> None:
-        """Print a line for people, above the bar if there is one."""
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(text, file=sys.stderr)  # above the bar, if there is one
 
     def table(self, **rows: str) -> None:
         for name, text in rows.items():
             self.say(f"{name:{max(map(len, rows))}}  {text}")
 
     def state_dict(self) -> dict[str, int]:
-        """How many bytes of metrics.jsonl are safely on disk."""
-        self.file.flush()
         os.fsync(self.file.fileno())
-        return {"bytes": self.file.tell()}
+        return {"bytes": self.file.tell()}  # of metrics.jsonl, safely on disk
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Cut the log back; TensorBoard drops what it has from the last step on, and gets it anew."""
+        """Cut the log back; TensorBoard drops what it has from that step on, and gets it anew."""
         self.file.truncate(state["bytes"])
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
@@ -83,10 +79,13 @@ class Logger:
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter  # 0.2 s, not spent before a run
 
+            # TensorBoard reads event files in the order of the second in their names.
+            while list(self.folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+                time.sleep(0.05)
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
         for name, value in record.items():
             if name not in NOT_SCALARS:
-                number = math.nan if value is None else value
+                number = nan if value is None else value
                 self.writer.add_scalar(f"{record['split']}/{name}", number, record["step"])
         self.writer.flush()
 
@@ -98,10 +97,6 @@ class Logger:
         elif not is_train or now - self.shown >= PLAIN_SECONDS:
             self.shown = now
             skip = (*NOT_SCALARS, "loss", "lr")
-            numbers = [f"{name} {value:.4g}" for name, value in record.items() if name not in skip]
+            numbers = [f"{name} {value:,.4f}" for name, value in record.items() if name not in skip]
             where = f"epoch {record['epoch']:<3} step {record['step']:<6} {record['split']:<5}"
             self.say("  ".join([where, loss, *numbers]))
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)

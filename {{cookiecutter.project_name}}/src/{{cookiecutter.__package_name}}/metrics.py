@@ -1,9 +1,8 @@
-"""Metrics that are exact over an epoch: sums that stay on the device until `compute`.
+"""Metrics that are exact over an epoch: sums that stay on the device. Works alone."""
 
-Works alone. Each metric has the three methods of a torchmetrics metric, which can stand in its
-place: `update(preds, target)` after each batch, `compute()` at the end, `reset()` before the next.
-`preds` are scores (batch, classes) or class indices (batch,); `target` is class indices (batch,).
-"""
+# Each has the three methods of a torchmetrics metric, which can stand in its place:
+# `update(preds, target)` after each batch, `compute()` at the end, `reset()` before the next.
+# preds are scores (batch, classes) or class indices (batch,); target is class indices (batch,).
 
 import torch
 from torch import Tensor

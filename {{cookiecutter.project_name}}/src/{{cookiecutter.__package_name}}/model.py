@@ -23,8 +23,7 @@ class ModelConfig:
 class MyLinear(nn.Module):
     """y = x W^T + b, with the names, shapes and initialisation of nn.Linear.
 
-    Takes (..., in_features), returns (..., out_features). Weights start uniform within
-    1/sqrt(in_features), so that the scale of the output does not grow with the width.
+    (..., in_features) to (..., out_features); its scale does not grow with the width.
     """
 
     bias: nn.Parameter | None

@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
+TIME = "%Y-%m-%dT%H:%M:%S%z"
 PACKAGES = ("torch", "pyyaml", "tensorboard", "tqdm", "numpy")
 
 
@@ -26,16 +26,16 @@ class RunError(ValueError):
 def create_run(output_dir: Path, name: str) -> Path:
     """Make the folder NAME-YYYYMMDD-HHMMSS, with -2 and so on behind it when that is taken."""
     stem = f"{re.sub('[^A-Za-z0-9._-]', '_', name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for number in count(1):
+    number = 1
+    while True:
         folder = output_dir / (stem if number == 1 else f"{stem}-{number}")
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
-            continue
+            number += 1
         except OSError as error:
             raise RunError(f"output_dir: cannot make {folder}: {error.strerror}") from None
-    raise AssertionError("there is always a next number")
 
 
 def start(
@@ -46,7 +46,7 @@ def start(
     manifest = {
         "command": [package.name, *(_relative(argument, root) for argument in sys.argv[1:])],
         "folder": _relative(os.getcwd(), root),
-        "started": _now(),
+        "started": time.strftime(TIME),
         **facts,
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
@@ -70,8 +70,8 @@ def start(
 def add_resume(folder: Path, step: int) -> None:
     """Note in the manifest that the run goes on after `step`."""
     known = read(folder / "manifest.json")
-    resumes = [*known.get("resumes", []), {"step": step, "started": _now()}]
-    write(folder / "manifest.json", {**known, "resumes": resumes})
+    known["resumes"] = [*known.get("resumes", []), {"step": step, "started": time.strftime(TIME)}]
+    write(folder / "manifest.json", known)
 
 
 def write(path: Path, content: Any) -> None:
@@ -108,12 +108,8 @@ def digest(state_dict: Mapping[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
 def _relative(argument: str, root: Path) -> str:
-    """An absolute path without what lies above the project, such as a user's name."""
+    # An absolute path without what lies above the project, such as a user's name.
     path = Path(argument)
     if not path.is_absolute():
         return argument
@@ -121,7 +117,7 @@ def _relative(argument: str, root: Path) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git prints; nothing where there is no git, no repository or no commit."""
+    # What git prints; nothing where there is no git, no repository or no commit.
     command = ["git", "-c", "core.quotePath=false", *arguments]
     try:
         run = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", timeout=60)

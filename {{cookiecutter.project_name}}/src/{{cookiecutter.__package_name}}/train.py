@@ -22,8 +22,6 @@ from .trainer import Metric, Trainer, TrainerConfig
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run."""
-
     name: str = "baseline"  # how the run folder's name starts
     seed: int = 0  # of the initial weights, the order of the samples and dropout
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps; auto takes the best there is
@@ -35,13 +33,13 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
+# EDIT HERE for another model.
 def build_model(config: Config, classes: list[str]) -> nn.Module:
-    """EDIT HERE for another model."""
     return Classifier(config.data.features, len(classes), config.model)
 
 
+# EDIT HERE for other metrics: your own, or those of torchmetrics.
 def build_metrics(classes: list[str]) -> dict[str, Metric]:
-    """EDIT HERE for other metrics: your own, or those of torchmetrics."""
     return {"accuracy": Accuracy(), "f1": MacroF1(len(classes))}
 
 
@@ -52,13 +50,14 @@ class Run:
         self.config = config
         self.device = set_up(config.device, config.deterministic)
         datasets, self.classes = build_datasets(config.data, root)
-        self.train = Loader(datasets["train"], config.data, seed=config.seed)
-        self.val = Loader(datasets["val"], config.data)
-        self.test = Loader(datasets["test"], config.data)
+        self.loaders = {
+            split: Loader(dataset, config.data, config.seed if split == "train" else None)
+            for split, dataset in datasets.items()
+        }
         torch.manual_seed(config.seed)
         self.model = build_model(config, self.classes).to(self.device)
-        self.steps = config.trainer.epochs * len(self.train)
-        self.steps = min(self.steps, config.trainer.max_steps or self.steps)
+        steps = config.trainer.epochs * len(self.loaders["train"])
+        self.steps = min(steps, config.trainer.max_steps or steps)
         optimizer = build_optimizer(config.optim, self.model)
         self.logger = Logger()
         self.trainer = Trainer(
@@ -100,7 +99,7 @@ class Run:
         self.logger.say(self.describe())
         status = {"status": "failed"}
         try:
-            self.trainer.fit(self.train, self.val)
+            self.trainer.fit(self.loaders["train"], self.loaders["val"])
             digest = record.digest(self.model.state_dict())
             self.conclude()
             status = {"status": "finished", "digest": digest}
@@ -108,38 +107,32 @@ class Run:
             result = {**status, "best": self.trainer.best, "steps": self.trainer.step}
             record.write(folder / "result.json", result)
             self.logger.close()
+            self.loaders.clear()  # ends their workers now, not when Python gets to it
 
     def conclude(self) -> None:
         """Evaluate the best weights on the test split, and say what came out and what is next."""
-        best, run, command = (
-            self.trainer.best,
-            os.path.relpath(self.folder),
-            f"python -m {__package__}",
-        )
+        best, run = self.trainer.best, os.path.relpath(self.folder)
+        command = f"python -m {__package__}"
         if best:
             state = checkpoint.load(self.folder / "checkpoints" / "best.pt")
             checkpoint.restore(state, {"model_state_dict": self.model})
-        values = self.trainer.evaluate(self.test)
+        values = self.trainer.evaluate(self.loaders["test"])
         self.trainer.write("test", values)
         self.logger.table(
             run=run,
-            best="{metric} {value:.4f} on val, after step {step}".format(**best)
-            if best
-            else "none",
+            best="{metric} {value:.4f} on val, step {step}".format(**best) if best else "none",
             evaluate=f"{command} evaluate {run}",
             predict=f"{command} predict {run} TEXT",
             look=f"tensorboard --logdir {os.path.dirname(run)}",
         )
 
     def describe(self) -> str:
-        """One line: what will run."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        sizes = f"{self.train.size:,} train, {self.val.size:,} val, {self.test.size:,} test samples"
+        sizes = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
         steps = f"{self.trainer.step:,} of {self.steps:,} steps done"
-        threads = f"{self.device}, {torch.get_num_threads()} threads"
-        return (
-            f"{type(self.model).__name__}, {parameters:,} parameters; {sizes}; {steps}; {threads}"
-        )
+        model = f"{type(self.model).__name__}, {parameters:,} parameters"
+        device = f"{self.device}, {torch.get_num_threads()} threads"
+        return f"{model}; {sizes} samples; {steps}; {device}"
 
 
 def train(path: Path, overrides: list[str], root: Path, init_from: Path | None = None) -> Path:

@@ -6,7 +6,7 @@
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Literal, Protocol
@@ -52,7 +52,7 @@ class Metric(Protocol):  # ours, or one of torchmetrics
 
 
 def plain_steps(batches: Any, epoch: int, start: int, accumulate: int) -> Iterator[Step]:
-    """Any iterable of (inputs, target) batches as steps, each cut into `accumulate` micro-batches."""
+    """Any iterable of (inputs, target) batches as steps, cut into `accumulate` micro-batches."""
     for inputs, target in islice(batches, start, None):
         parts = zip(inputs.chunk(accumulate), target.chunk(accumulate), strict=True)
         yield [(part, len(part[1])) for part in parts], len(target)
@@ -66,23 +66,21 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     config: TrainerConfig
     scheduler: LRScheduler | None = None  # stepped after each step; ReduceLROnPlateau each epoch
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
     log: Callable[[dict[str, Any]], None] = lambda record: None  # gets each line of the log
     steps: Callable[[Any, int, int, int], Iterable[Step]] = plain_steps  # of a loader
-    track: Callable[..., Iterable[Step]] = lambda steps, *where: (
-        steps
-    )  # shows a bar: epoch, start, total
+    track: Callable[..., Iterable[Step]] = lambda steps, *where: steps  # shows them in a bar
     save: Callable[[str], None] = lambda name: None  # gets "last" each epoch, "best" when it is
     generator: torch.Generator = torch.default_generator  # the one that dropout draws from
     seed: int = 0  # the random numbers of a step depend on this and on its number alone
 
     def __post_init__(self) -> None:
-        names, monitor = ("loss", *self.metrics), self.config.monitor
-        if monitor not in names:
-            found = f"{', '.join(names)}, found {monitor!r}"
-            raise OptionError(f"trainer.monitor: expected one of {found}")
-        higher = monitor != "loss" and getattr(self.metrics[monitor], "higher_is_better", True)
-        self.mode: Literal["min", "max"] = "max" if higher else "min"  # torchmetrics says so too
+        higher = {n: getattr(m, "higher_is_better", True) for n, m in self.metrics.items()}
+        higher, monitor = {"loss": False, **higher}, self.config.monitor  # as torchmetrics says it
+        if monitor not in higher:
+            expected = f"one of {', '.join(higher)}"
+            raise OptionError(f"trainer.monitor: expected {expected}, found {monitor!r}")
+        self.mode: Literal["min", "max"] = "max" if higher[monitor] else "min"
         self.device = next(self.model.parameters()).device
         self.epoch = self.step = 0  # those that are finished
         self.loss_sum, self.count = 0.0, 0  # over the samples of the running epoch
@@ -99,7 +97,6 @@ class Trainer:
         return F.cross_entropy(output, target, reduction="none"), output
 
     def fit(self, train: Any, val: Any) -> None:
-        """Train until the epochs, the steps or the patience run out."""
         while not self.finished:
             self.train_epoch(train)
             self.conclude_epoch(self.evaluate(val))
@@ -112,10 +109,9 @@ class Trainer:
         return self.epoch >= self.config.epochs or out_of_steps or out_of_patience
 
     def train_epoch(self, train: Any) -> None:
-        """The steps of the running epoch that are still to be done."""
         self.model.train()
         self.clock, self.timed = time.perf_counter(), self.count
-        start = self.step - self.epoch * len(train)
+        start = self.step - self.epoch * len(train)  # more than 0 where a run goes on
         allowed = self.config.max_steps - self.step if self.config.max_steps else None
         steps = islice(self.steps(train, self.epoch, start, self.config.accumulate), allowed)
         for micro_batches, total in self.track(steps, self.epoch + 1, start, len(train)):
@@ -134,8 +130,7 @@ class Trainer:
             self.generator.manual_seed(zlib.crc32(b"%d %d %d" % (self.seed, self.step, i)))
             losses, _ = self.forward(_to_device(batch, self.device))
             if losses.ndim != 1:
-                found = tuple(losses.shape)
-                raise TypeError(f"forward: expected one loss a sample, (batch,), found {found}")
+                raise TypeError(f"forward: expected losses (batch,), found {tuple(losses.shape)}")
             loss = (losses if count else losses[:0]).sum()
             (loss / total).backward()  # type: ignore[no-untyped-call]
             self.losses.append(loss.detach())  # detached, or each graph would live on
@@ -151,7 +146,6 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, loader: Any) -> dict[str, Any]:
-        """The mean loss and the metrics over all samples."""
         self.model.eval()
         for metric in self.metrics.values():
             metric.reset()
@@ -168,7 +162,6 @@ class Trainer:
         return {"loss": math.fsum(torch.stack(sums).tolist()) / samples, **values}
 
     def conclude_epoch(self, values: dict[str, Any]) -> None:
-        """Log the evaluation, step a plateau scheduler, keep the best."""
         self.epoch += 1
         self.loss_sum, self.count = 0.0, 0
         self.write("val", values)
@@ -184,14 +177,13 @@ class Trainer:
             self.checkpoint("best")
 
     def log_train(self) -> None:
-        """A line with the mean loss over the epoch so far, and its samples per second."""
-        self.sync_loss()
+        self.sync_loss()  # the line has the mean over the epoch so far
         rate = (self.count - self.timed) / (time.perf_counter() - self.clock)
         self.write("train", {"loss": self.loss_sum / self.count, "rate": round(rate, 1)})
 
     def write(self, split: str, values: dict[str, Any]) -> None:
         numbers = {key: value for key, value in values.items() if isinstance(value, float | int)}
-        epoch = self.epoch + (split == "train")
+        epoch = self.epoch + (split == "train")  # the running one, or the one just finished
         self.log({"step": self.step, "epoch": epoch, "split": split, "lr": self.lr, **numbers})
 
     def sync_loss(self) -> None:

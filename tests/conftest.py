@@ -1,0 +1,98 @@
+"""Bakes: projects that the command line of cookiecutter generates from this template."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TEMPLATE = Path(__file__).resolve().parents[1]
+PROJECT = TEMPLATE / "{{cookiecutter.project_name}}"
+SOURCE = PROJECT / "src" / "{{cookiecutter.__package_name}}"
+QUESTIONS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
+DEFAULTS: dict[str, str] = {
+    field: default[0] if isinstance(default, list) else default
+    for field, default in QUESTIONS.items()
+    if not field.startswith("_")
+}
+HOSTILE = {
+    "project_name": "a-name-of-fifty-characters-0123456789-0123456789-x",
+    "description": "# 'Yes': \"no\" & <b>*bold*</b> | `code` [x](y) _z_ \\n ${HOME} 이서연 🙂 a\\",
+    "author": 'Dan O\'H "Elf" \\ Ada # x: 이서연 🙂',
+    "author_email": "o'hara+elf@mail.example.org",
+    "license": "BSD-3-Clause",
+}
+
+
+@dataclass(frozen=True)
+class Cookiecutter:
+    """Its command line, with a home of its own so that no settings or old answers leak in."""
+
+    folder: Path
+
+    def run(
+        self, *arguments: str | Path, typed: str = "", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`cookiecutter ARGUMENTS`, without a terminal; what it generates is put into `out`."""
+        home = str(self.folder / "home")
+        environment = {**os.environ, "HOME": home, "USERPROFILE": home, **variables}
+        environment.pop("COOKIECUTTER_CONFIG", None)
+        return subprocess.run(
+            [sys.executable, "-m", "cookiecutter", "--output-dir", str(self.out), *arguments],
+            env=environment,
+            input=typed,  # empty: at its end at once
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+
+    def bake(
+        self, answers: dict[str, str] | None = None, *options: str | Path, **variables: str
+    ) -> Path:
+        """The project that these answers give."""
+        words = [f"{field}={value}" for field, value in (answers or {}).items()]
+        done = self.run("--no-input", *options, TEMPLATE, *words, **variables)
+        assert done.returncode == 0, done.stderr
+        return self.out / (answers or {}).get("project_name", DEFAULTS["project_name"])
+
+    def config_file(self, answers: dict[str, str]) -> Path:
+        path = self.folder / "answers.yaml"
+        text = yaml.safe_dump({"default_context": answers}, allow_unicode=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def left(self) -> list[str]:
+        """What lies in the output folder."""
+        return sorted(str(path.relative_to(self.out)) for path in self.out.rglob("*"))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Each file below a folder with what it holds."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def cookiecutter(tmp_path: Path) -> Cookiecutter:
+    return Cookiecutter(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def default_bake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of the default answers, for tests that change nothing in it."""
+    return Cookiecutter(tmp_path_factory.mktemp("default")).bake()
+
+
+@pytest.fixture(scope="session")
+def hostile_bake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of answers with all that is special somewhere, and with the longest name."""
+    return Cookiecutter(tmp_path_factory.mktemp("hostile")).bake(HOSTILE)

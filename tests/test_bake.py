@@ -1,0 +1,255 @@
+"""What a generated project consists of, whatever the answers and however they are given."""
+
+import itertools
+import re
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import DEFAULTS, HOSTILE, PROJECT, QUESTIONS, TEMPLATE, Cookiecutter, tree
+from markdown_it import MarkdownIt
+
+ANSWERS = [  # each must come out as it went in
+    'Dan O\'H "Elf"',
+    "a\\",
+    "\\",
+    "Ada # x",
+    "# x",
+    "yes",
+    "null",
+    "1.0",
+    "이서연 🙂",
+    "key: value",
+    "'",
+    '"""',
+    "'''",
+    "\\n \\u0041 \\\\",
+    "[a](b) *c* _d_ `e` ![f](g) ~~h~~",
+    "<b>bold</b> &amp; <!-- > -->",
+    "1. first",
+    "- item",
+    "> quote",
+    "| a | b |",
+    "}} %} #}",
+]
+BY_CHOICE = {"LICENSE", "README.md", "pyproject.toml"}  # all that may depend on a choice
+TITLES = {
+    "MIT": "MIT License",
+    "BSD-3-Clause": "BSD 3-Clause License",
+    "Apache-2.0": "Apache License",
+}
+CHOICES = {field: default for field, default in QUESTIONS.items() if isinstance(default, list)}
+COMBINATIONS = [
+    dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())
+]
+FILES = """
+    README.md LICENSE pyproject.toml .gitignore .github/workflows/ci.yml
+    configs/default.yaml data/README.md data/words.csv
+"""
+MODULES = """
+    __init__ __main__ checkpoint config data distributed evaluate logger metrics model optim
+    record train trainer
+"""
+TESTS = """
+    conftest test_architecture test_checkpoint test_config test_data test_distributed
+    test_evaluate test_logger test_main test_metrics test_model test_optim test_record test_resume
+    test_train test_trainer
+"""
+TITLES = {
+    "MIT": "MIT License",
+    "BSD-3-Clause": "BSD 3-Clause License",
+    "Apache-2.0": "Apache License",
+}
+
+
+def pyproject(project: Path) -> dict[str, Any]:
+    return tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
+
+
+def texts_of(markdown: str) -> list[str]:
+    """What a reader of the Markdown sees, in pieces without any mark-up in them."""
+    tokens = MarkdownIt("commonmark").enable("strikethrough").parse(markdown)
+    children = (child for token in tokens for child in token.children or [])
+    return [child.content for child in children if child.type == "text"]
+
+
+def test_the_questions_are_few_and_each_says_what_it_wants() -> None:
+    assert len(DEFAULTS) <= 7
+    assert QUESTIONS["__prompts__"].keys() == DEFAULTS.keys()
+    for field, choices in CHOICES.items():
+        assert QUESTIONS["__prompts__"][field].keys() == {"__prompt__", *choices}
+
+
+def test_a_project_has_exactly_these_files(default_bake: Path) -> None:
+    modules = [f"src/my_pytorch_project/{name}.py" for name in MODULES.split()]
+    tests = [f"tests/{name}.py" for name in TESTS.split()]
+    assert tree(default_bake).keys() == {*FILES.split(), *modules, *tests}
+
+
+def test_the_same_answers_give_the_same_bytes(cookiecutter: Cookiecutter) -> None:
+    again = Cookiecutter(cookiecutter.folder / "again")
+    assert tree(cookiecutter.bake(HOSTILE)) == tree(again.bake(HOSTILE))
+
+
+def test_nothing_of_jinja_is_left(default_bake: Path) -> None:
+    for path, content in tree(default_bake).items():
+        text = content.decode("utf-8")
+        if path == ".github/workflows/ci.yml":
+            text = re.sub(r"\$\{\{ [a-z.]+ \}\}", "", text)  # GitHub's own
+        assert not re.search(r"cookiecutter\.|\{\{|\{%|\{#", text), path
+
+
+def test_the_workflow_keeps_the_expressions_of_github(default_bake: Path) -> None:
+    workflow = yaml.safe_load((default_bake / ".github/workflows/ci.yml").read_text("utf-8"))
+    job = workflow["jobs"]["test"]
+    assert "3.11" in job["strategy"]["matrix"]["python"]
+    steps = [step for step in job["steps"] if "setup-python" in step.get("uses", "")]
+    assert [step["with"]["python-version"] for step in steps] == ["${{ matrix.python }}"]
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert {"ruff check .", "ruff format --check .", "mypy", "pytest"} <= set(commands)
+
+
+@pytest.mark.parametrize("chosen", COMBINATIONS, ids=lambda chosen: "-".join(chosen.values()))
+def test_every_choice_gives_a_whole_project(
+    chosen: dict[str, str], cookiecutter: Cookiecutter, default_bake: Path
+) -> None:
+    project = cookiecutter.bake({**chosen, "author": HOSTILE["author"]})
+    files, default = tree(project), tree(default_bake)
+    assert files.keys() | {"LICENSE"} == default.keys()
+    for path in default.keys() - BY_CHOICE:
+        assert files[path] == default[path], path
+        if path.endswith((".yaml", ".yml")):
+            yaml.safe_load(files[path])
+    about = pyproject(project)["project"]
+    if chosen["license"] == "none":
+        assert "LICENSE" not in files
+        assert "license" not in about and "license-files" not in about
+    else:
+        text = files["LICENSE"].decode("utf-8")
+        assert about["license"] == chosen["license"]
+        assert about["license-files"] == ["LICENSE"]
+        assert f" {HOSTILE['author']}\n" in text
+        assert TITLES[chosen["license"]] in text.strip().splitlines()[0]
+        assert text == text.strip("\n") + "\n"
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_comes_out_as_it_went_in(answer: str, cookiecutter: Cookiecutter) -> None:
+    project = cookiecutter.bake({"author": answer, "description": answer, "license": "MIT"})
+    about = pyproject(project)["project"]
+    assert about["description"] == answer
+    assert about["authors"] == [{"name": answer}]
+    assert f"Copyright (c) {answer}\n" in (project / "LICENSE").read_text("utf-8")
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_description_reads_in_the_readme_as_it_was_given(
+    answer: str, cookiecutter: Cookiecutter
+) -> None:
+    project = cookiecutter.bake({"description": answer})
+    assert any(answer in text for text in texts_of((project / "README.md").read_text("utf-8")))
+
+
+def test_hostile_answers_come_out_as_they_went_in(hostile_bake: Path) -> None:
+    about = pyproject(hostile_bake)["project"]
+    name, package = HOSTILE["project_name"], HOSTILE["project_name"].replace("-", "_")
+    assert len(name) == 50
+    assert about["name"] == name
+    assert about["scripts"] == {name: f"{package}.__main__:main"}
+    assert about["description"] == HOSTILE["description"]
+    assert about["authors"] == [{"name": HOSTILE["author"], "email": HOSTILE["author_email"]}]
+    assert (hostile_bake / "src" / package / "train.py").is_file()
+
+
+def test_answers_change_nothing_else_than_names(default_bake: Path, hostile_bake: Path) -> None:
+    package = HOSTILE["project_name"].replace("-", "_")
+    files = {
+        path.replace(package, "my_pytorch_project"): content.replace(
+            package.encode(), b"my_pytorch_project"
+        )
+        for path, content in tree(hostile_bake).items()
+    }
+    default = tree(default_bake)
+    assert files.keys() == default.keys()
+    assert [path for path in files.keys() - BY_CHOICE if files[path] != default[path]] == []
+
+
+def test_typed_answers_are_no_jinja(cookiecutter: Cookiecutter) -> None:
+    jinja = "{{ 7 * 7 }} {% x %} {# y #}"
+    done = cookiecutter.run(TEMPLATE, typed=f"typed\n{jinja}\n{jinja}\n\n4\n")
+    assert done.returncode == 0, done.stderr
+    about = pyproject(cookiecutter.out / "typed")["project"]
+    assert about["description"] == jinja
+    assert about["authors"] == [{"name": jinja}]
+    assert "license" not in about
+
+
+def test_it_tells_the_next_steps_without_terminal_git_or_utf8(cookiecutter: Cookiecutter) -> None:
+    answers = cookiecutter.config_file(HOSTILE)
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = cookiecutter.run(
+        "--no-input", "--config-file", answers, TEMPLATE, PATH=str(cookiecutter.out), **ascii_only
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"cd {HOSTILE['project_name']}\n" in done.stdout
+    assert f"python -m {HOSTILE['project_name'].replace('-', '_')} train\n" in done.stdout
+    assert pyproject(cookiecutter.out / HOSTILE["project_name"])["project"]["authors"]
+
+
+def test_the_hooks_name_the_encoding_of_all_they_open(cookiecutter: Cookiecutter) -> None:
+    # cookiecutter itself does not: a hook is a __main__, and what is reported there is an error.
+    strict = {"PYTHONWARNDEFAULTENCODING": "1", "PYTHONWARNINGS": "error::EncodingWarning:__main__"}
+    assert cookiecutter.bake(HOSTILE, **strict).is_dir()
+
+
+def test_a_config_file_gives_what_the_command_line_gives(
+    cookiecutter: Cookiecutter, hostile_bake: Path
+) -> None:
+    project = cookiecutter.bake(None, "--config-file", cookiecutter.config_file(HOSTILE))
+    assert not project.exists()  # not the default name
+    assert tree(cookiecutter.out / HOSTILE["project_name"]) == tree(hostile_bake)
+
+
+def test_a_replay_gives_what_the_answers_gave(
+    cookiecutter: Cookiecutter, hostile_bake: Path
+) -> None:
+    cookiecutter.bake(HOSTILE).rename(cookiecutter.folder / "before")
+    done = cookiecutter.run("--replay", TEMPLATE)
+    assert done.returncode == 0, done.stderr
+    assert tree(cookiecutter.out / HOSTILE["project_name"]) == tree(hostile_bake)
+
+
+def test_a_zip_of_the_template_gives_what_the_template_gives(
+    cookiecutter: Cookiecutter, default_bake: Path
+) -> None:
+    archive = cookiecutter.folder / "template.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.mkdir("template")
+        for top in (TEMPLATE / "cookiecutter.json", TEMPLATE / "hooks", PROJECT):
+            for path in [top, *top.rglob("*")]:
+                file.write(path, Path("template") / path.relative_to(TEMPLATE))
+    done = cookiecutter.run("--no-input", archive)
+    assert done.returncode == 0, done.stderr
+    assert tree(cookiecutter.out / DEFAULTS["project_name"]) == tree(default_bake)
+
+
+def test_baking_over_a_project_loses_nothing_that_the_user_wrote(
+    cookiecutter: Cookiecutter, default_bake: Path
+) -> None:
+    project = cookiecutter.bake()
+    for path in tree(project):  # the user wrote them all anew
+        (project / path).write_text("mine\n", encoding="utf-8")
+    (project / "runs").mkdir()
+    (project / "runs" / "notes.txt").write_text("mine\n", encoding="utf-8")
+    (project / "src" / "my_pytorch_project" / "model.py").unlink()
+    (project / "configs" / "default.yaml").unlink()
+    cookiecutter.bake(None, "-f", "-s")
+    fresh, now = tree(default_bake), tree(project)
+    back = {"src/my_pytorch_project/model.py", "configs/default.yaml"}
+    assert now == {
+        **dict.fromkeys([*fresh, "runs/notes.txt"], b"mine\n"),
+        **{path: fresh[path] for path in back},
+    }

@@ -1,0 +1,165 @@
+"""What the generated README tells to do works, when it is done exactly as it says."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "my_pytorch_project"
+Blocks = list[tuple[str, str]]  # language and code
+
+
+@pytest.fixture
+def project(default_bake: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(default_bake, tmp_path / "project"))
+
+
+def section(project: Path, title: str) -> Blocks:
+    """The code blocks under a heading."""
+    text = (project / "README.md").read_text(encoding="utf-8")
+    part = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```(\w+)\n(.*?)```", part, re.DOTALL)
+    assert blocks, title
+    return [(language, code) for language, code in blocks]
+
+
+def put(project: Path, code: str) -> None:
+    """Put a snippet into the file that its first line names, as a reader would.
+
+    Imports go to the imports, a function goes in place of the one of its name, and what is new to
+    the end.
+    """
+    head, _, snippet = code.partition("\n")
+    path = project / "src" / PACKAGE / head.removeprefix("# ")
+    source = path.read_text(encoding="utf-8")
+    lines, tree = source.splitlines(), ast.parse(source).body
+    old = {node.name: node for node in tree if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in reversed(ast.parse(snippet).body):
+        new = snippet.splitlines()[node.lineno - 1 : node.end_lineno]
+        if isinstance(node, ast.ImportFrom):
+            last = [n for n in tree if isinstance(n, ast.ImportFrom)][-1].end_lineno or 0
+            lines[last:last] = new
+        elif isinstance(node, ast.FunctionDef) and node.name in old:
+            lines[old[node.name].lineno - 1 : old[node.name].end_lineno] = new
+        else:
+            lines += ["", "", *new]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def run(project: Path, *words: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
+    source = str(project / "src")
+    result = subprocess.run(
+        [sys.executable, "-m", PACKAGE, *words],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": source},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (result.returncode == 0) is succeeds, result.stderr
+    return result
+
+
+def metrics(project: Path, *words: str) -> dict[str, float]:
+    folder = run(project, "train", *words).stdout.strip()
+    values: dict[str, float] = json.loads(run(project, "evaluate", folder).stdout)
+    return values
+
+
+def test_it_is_short_and_so_is_every_step(default_bake: Path) -> None:
+    text = (default_bake / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 150
+    for title in ("Change the data", "Change the model", "Add a metric"):
+        assert all(code.count("\n") <= 10 for _, code in section(default_bake, title))
+
+
+def test_three_commands_lead_to_a_trained_model(project: Path) -> None:
+    (_, commands), *_ = section(project, "From nothing to a trained model")
+    *_, install, train = commands.splitlines()
+    assert (len(commands.splitlines()), install) == (3, 'pip install -e ".[dev]"')
+    values = metrics(project, *train.split()[4:])
+    assert values["accuracy"] >= 0.87
+
+
+def test_every_command_of_the_readme_works(project: Path) -> None:
+    folder = run(project, "train", "trainer.epochs=1").stdout.strip()
+    (project / "configs" / "mine.yaml").write_text("name: mine\n", encoding="utf-8")
+    blocks = section(project, "From nothing to a trained model")[1:] + section(project, "Options")
+    commands = [line.partition("#")[0].split() for _, code in blocks for line in code.splitlines()]
+    ours = [words[3:] for words in commands if words[:3] == ["python", "-m", PACKAGE]]
+    assert len(ours) == 6
+    for words in ours:
+        small = ["trainer.epochs=1"] if words[0] == "train" and "--resume" not in words else []
+        run(project, *[word.replace("runs/RUN", folder) for word in words], *small)
+
+
+def test_change_the_data_to_another_csv(project: Path) -> None:
+    (language, command), _ = section(project, "Change the data")
+    words = command.split()
+    assert (language, words[:4]) == ("bash", ["python", "-m", PACKAGE, "train"])
+    kinds = [("fine", "good"), ("dull", "bad")]
+    rows = [f"film number {i} is {kinds[i % 2][0]},{kinds[i % 2][1]}" for i in range(300)]
+    content = "\n".join(["text,label", *rows])
+    (project / "data" / "mine.csv").write_text(content, encoding="utf-8")
+    values = metrics(project, *words[4:])
+    assert values["classes"] == ["bad", "good"]
+    assert values["accuracy"] == 1
+
+
+def test_change_the_data_to_anything_else(project: Path) -> None:
+    _, (language, code) = section(project, "Change the data")
+    assert language == "python"
+    put(project, code)
+    values = metrics(project, "data.features=2", "trainer.epochs=20", "optim.weight_decay=0")
+    assert values["classes"] == ["lower", "upper"]
+    assert values["accuracy"] >= 0.9
+
+
+def test_change_the_model(project: Path) -> None:
+    for _, code in section(project, "Change the model"):
+        put(project, code)
+    result = run(project, "train", "trainer.epochs=2")
+    assert result.stderr.startswith("MyModel, ")
+    folder = result.stdout.strip()
+    assert json.loads(run(project, "evaluate", folder).stdout)["accuracy"] > 0.8
+    assert json.loads(run(project, "predict", folder, "happy").stdout)["class"] == "Positive"
+
+
+def test_add_a_metric(project: Path) -> None:
+    for _, code in section(project, "Add a metric"):
+        put(project, code)
+    values = metrics(project, "trainer.epochs=2", "trainer.monitor=mistakes")
+    assert values["mistakes"] == round((1 - values["accuracy"]) * values["samples"])
+
+
+def test_what_the_readme_adds_passes_the_type_checker(project: Path) -> None:
+    for title in ("Change the data", "Change the model", "Add a metric"):
+        for language, code in section(project, title):
+            if language == "python":
+                put(project, code)
+    command = [sys.executable, "-m", "mypy", "src"]
+    result = subprocess.run(command, cwd=project, capture_output=True, encoding="utf-8")
+    assert result.returncode == 0, result.stdout
+
+
+def test_one_file_copied_trains_on_any_loader(project: Path, tmp_path: Path) -> None:
+    ((_, code),) = section(project, "Copy just one file")
+    shutil.copy(project / "src" / PACKAGE / "trainer.py", tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch.utils.data import DataLoader, TensorDataset\n"
+        "x = torch.randn(64, 3)\ndata = TensorDataset(x, (x[:, 0] > 0).long())\n"
+        "train_loader = val_loader = DataLoader(data, batch_size=16)\n"
+        "model = torch.nn.Linear(3, 2)\noptimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
+        + code,
+        encoding="utf-8",
+    )
+    command = [sys.executable, "mine.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("'split': 'val'") == 3

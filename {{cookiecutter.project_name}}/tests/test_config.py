@@ -1,0 +1,193 @@
+"""The config says what it means, and every mistake is told with its place."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }}.config import ConfigError, dump, load
+from {{ cookiecutter.__package_name }}.train import Config
+
+
+@dataclass(frozen=True)
+class Optim:
+    lr: float = 0.1  # the learning rate
+    scheduler: Literal["cosine", "constant"] = "cosine"  # its shape
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr: expected more than 0, found {self.lr}")
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str = "x"  # a text
+    flag: bool = False  # a choice
+    count: int = 3  # a number
+    path: Path | None = None  # a file, perhaps
+    size: tuple[int, int] = (1, 5)  # two numbers
+    words: list[str] = field(default_factory=list)  # any number of texts
+    table: dict[str, float] = field(default_factory=dict)  # numbers by name
+    optim: Optim = field(default_factory=lambda: Optim(lr=0.5))
+
+
+MEAN = "; did you mean optim.lr?"
+ANCHOR = "an anchor (&), an alias (*) or a tag (!)"
+ONE_OF = "expected one of cosine, constant, found"
+KEY = "expected a key of this config, found"
+
+
+def read(tmp_path: Path, text: str | bytes, *overrides: str) -> Example:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load(Example, path, overrides)
+
+
+def error(tmp_path: Path, text: str | bytes, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text, *overrides)
+    return str(caught.value).replace(str(tmp_path / "c.yaml"), "FILE")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("1E5", 1e5), (".5", 0.5), ("5.", 5.0), ("-2", -2.0), (".inf", float("inf"))],
+)
+def test_numbers_may_be_written_as_in_python(tmp_path: Path, text: str, value: float) -> None:
+    table = read(tmp_path, "table: {x: " + text + "}").table
+    assert table == {"x": value}
+    assert isinstance(table["x"], float)
+
+
+@pytest.mark.parametrize("text", ["695e0514", "no", "on", "1e3", "0123", "12:30", "2024-01-01"])
+def test_text_stays_text_through_load_and_dump(tmp_path: Path, text: str) -> None:
+    config = read(tmp_path, f"name: {text}")
+    assert config.name == text
+    assert read(tmp_path, dump(config)).name == text
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Example(),
+        Example("", True, -7, Path("a b/c"), (0, 9), ["no", "1", "a: b", "# c"], {"a": 1e-7}),
+        Example("'\"\\ # : {} [] \n\t\x85 \U0001f642 \uc774", words=["", " ", "~", "&a", "*a"]),
+        Example(path=Path("x"), optim=Optim(1e300, "constant"), table={"no": 1.0, "a.b": 2.0}),
+    ],
+)
+def test_what_is_dumped_loads_to_an_equal_config(tmp_path: Path, config: Example) -> None:
+    assert read(tmp_path, dump(config)) == config
+
+
+def test_numpy_values_and_tuples_dump_as_plain_ones(tmp_path: Path) -> None:
+    number: Any = torch.tensor(3).numpy()[()]
+    ratio: Any = torch.tensor(0.5, dtype=torch.float64).numpy()[()]
+    config = Example(count=number, table={"x": ratio})
+    assert read(tmp_path, dump(config)) == Example(count=3, table={"x": 0.5})
+
+
+def test_defaults_then_file_then_command_line(tmp_path: Path) -> None:
+    config = read(tmp_path, "count: 4\nname: file", "name=line", "optim.scheduler=constant")
+    assert (config.flag, config.count, config.name) == (False, 4, "line")
+    assert config.optim == Optim(0.5, "constant")  # 0.5 is Example's default, 0.1 would be Optim's
+
+
+def test_command_line_values_have_the_type_of_their_key(tmp_path: Path) -> None:
+    words = ("flag=false", "size=[2, 3]", "words=[a, 'b c']", "name=", "path=null", "name=a=b")
+    config = read(tmp_path, "flag: true", *words)
+    expected = Example("a=b", False, 3, None, (2, 3), ["a", "b c"])
+    assert config == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("count: 1\nname: a\ncount: 2", "FILE:3: count: expected it once, found it in line 1 too"),
+        ("optim: {lr: 1}\noptim: {}", "FILE:2: optim: expected it once, found it in line 1 too"),
+        ("\nlr: 1", f"FILE:2: lr: {KEY} 'lr'" + MEAN),
+        ("optim:\n  lrr: 1", f"FILE:2: optim.lrr: {KEY} 'lrr'" + MEAN),
+        ("flag: maybe", "FILE:1: flag: expected true or false, found 'maybe'"),
+        ("flag: yes", "FILE:1: flag: expected true or false, found 'yes'"),
+        ("count: 1e3", "FILE:1: count: expected a whole number, found '1e3'"),
+        ("count: 1.0", "FILE:1: count: expected a whole number, found '1.0'"),
+        ("count: '3'", "FILE:1: count: expected a whole number, found the text '3'"),
+        ("count: 010", "FILE:1: count: expected a whole number, found '010'"),
+        ("name:", "FILE:1: name: expected text, found nothing"),
+        ("name: null", "FILE:1: name: expected text, found 'null'"),
+        ("name: [a]", "FILE:1: name: expected text, found a list"),
+        ("optim: 3", "FILE:1: optim: expected a section of keys, found '3'"),
+        ("optim:\n  lr: -1", "FILE:2: optim.lr: expected more than 0, found -1.0"),
+        ("optim:\n  lr: .nan", "FILE:2: optim.lr: expected a number, found '.nan'"),
+        ("optim: {scheduler: cos}", "FILE:1: optim.scheduler: " + ONE_OF + " 'cos'"),
+        ("optim: {scheduler: [a]}", "FILE:1: optim.scheduler: " + ONE_OF + " a list"),
+        ("size: [1]", "FILE:1: size: expected 2 values, found 1"),
+        ("size: [1, a]", "FILE:1: size[1]: expected a whole number, found 'a'"),
+        ("table: {x: 1, x: 2}", "FILE:1: table.x: expected it once, found it in line 1 too"),
+        ("- 1", "FILE:1: expected a section of keys, found a list"),
+        ("n: a\nx: [1\ny: 2", "FILE:3: expected YAML, found: expected ',' or ']', but got ':'"),
+        ("a: 1\n---\nb: 2", "FILE:2: expected YAML, found: but found another document"),
+        (b"name: a\ncount: \xff", "FILE:2: expected UTF-8, found other bytes"),
+        ("a: &a [x]\nb: *a", "FILE:1: expected plain values, found " + ANCHOR),
+        ("name: !!python/name:os.system", "FILE:1: expected plain values, found " + ANCHOR),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_its_line(
+    tmp_path: Path, text: str | bytes, told: str
+) -> None:
+    assert error(tmp_path, text) == told
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("flag=maybe", "command line: flag: expected true or false, found 'maybe'"),
+        ("lr=1", f"command line: lr: {KEY} 'lr'" + MEAN),
+        ("optim.lr=0", "command line: optim.lr: expected more than 0, found 0.0"),
+        ("optim=3", "command line: optim: expected optim.KEY=VALUE, since it is a section"),
+        ("name", "command line: expected section.key=value, found 'name'"),
+        ("size=3", "command line:1: size: expected a list such as [1, 2], found '3'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told(tmp_path: Path, word: str, told: str) -> None:
+    assert error(tmp_path, "", word).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{c}: &{c} [*a,*a,*a,*a]\n" for c in "bcdefghij"),
+        "[" * 90_000,
+        "- " * 40_000,
+        "name: " + "x" * 10_000_000,
+    ],
+    ids=["aliases", "brackets", "dashes", "size"],
+)
+def test_a_bomb_is_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
+    start = time.process_time()
+    told = error(tmp_path, text)
+    assert len(told) < 150
+    assert "\n" not in told
+    assert time.process_time() - start < 20  # it would be hours, or all memory
+
+
+def test_a_missing_file_and_a_missing_value_are_told(tmp_path: Path) -> None:
+    @dataclass
+    class Strict:
+        name: str
+
+    with pytest.raises(ConfigError, match="expected a config file, found: No such file"):
+        load(Example, tmp_path / "none.yaml")
+    (tmp_path / "c.yaml").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="name: expected a value, found nothing"):
+        load(Strict, tmp_path / "c.yaml")
+
+
+def test_the_default_config_documents_every_option() -> None:
+    text = Path(__file__).parents[1].joinpath("configs/default.yaml").read_text(encoding="utf-8")
+    assert text == dump(Config(), comments=True)
+    for line in text.splitlines():
+        kind, _, help_line = line.partition("#")[2].partition(":")
+        assert line.endswith(":") or (kind.strip() and help_line.strip()), line

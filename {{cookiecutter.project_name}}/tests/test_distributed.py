@@ -1,0 +1,42 @@
+"""The device is the one that was asked for, or an error."""
+
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }}.distributed import (
+    DeviceError,
+    default_generator,
+    set_up,
+)
+
+
+def test_auto_takes_the_best_device_there_is() -> None:
+    expected = "cpu"
+    if torch.cuda.is_available():
+        expected = "cuda"
+    elif torch.backends.mps.is_available():
+        expected = "mps"
+    assert set_up("auto", deterministic=True).type == expected
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cuda:x", "cuda:-1", "cpu:1", ""])
+def test_a_device_that_is_not_there_is_told(name: str) -> None:
+    with pytest.raises(DeviceError, match=f"that is there, found '{name}': try device=cpu"):
+        set_up(name, deterministic=True)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deterministic_algorithms_are_as_asked(deterministic: bool) -> None:
+    set_up("cpu", deterministic)
+    assert torch.are_deterministic_algorithms_enabled() is deterministic
+
+
+def test_seeding_the_default_generator_decides_dropout() -> None:
+    generator = default_generator(torch.device("cpu"))
+    dropout, ones = torch.nn.Dropout(), torch.ones(100)
+    masks = []
+    for seed in (1, 2, 1):
+        generator.manual_seed(seed)
+        masks.append(dropout(ones))
+    assert torch.equal(masks[0], masks[2])
+    assert not torch.equal(masks[0], masks[1])

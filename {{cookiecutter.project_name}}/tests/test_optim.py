@@ -1,0 +1,61 @@
+"""The learning rate follows its schedule, step by step."""
+
+import math
+
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }}.optim import (
+    OptimConfig,
+    build_optimizer,
+    build_scheduler,
+)
+
+
+def rates(config: OptimConfig, steps: int) -> list[float]:
+    optimizer = build_optimizer(config, torch.nn.Linear(1, 1))
+    scheduler = build_scheduler(config, optimizer, steps, "min")
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_constant_stays() -> None:
+    assert rates(OptimConfig(lr=0.3, scheduler="constant"), 4) == [0.3] * 4
+
+
+def test_linear_rises_over_the_warm_up_and_falls_to_zero() -> None:
+    found = rates(OptimConfig(lr=1.0, scheduler="linear", warmup=2), 6)
+    assert found == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
+def test_cosine_falls_along_half_a_wave() -> None:
+    found = rates(OptimConfig(lr=2.0, scheduler="cosine"), 4)
+    assert found == pytest.approx([1 + math.cos(math.pi * i / 4) for i in range(4)])
+
+
+def test_plateau_falls_when_the_monitor_stands_still() -> None:
+    config = OptimConfig(lr=1.0, scheduler="plateau", factor=0.5, patience=1)
+    optimizer = build_optimizer(config, torch.nn.Linear(1, 1))
+    scheduler = build_scheduler(config, optimizer, 0, "max")
+    found = []
+    for value in (0.1, 0.2, 0.2, 0.2, 0.3):
+        scheduler.step(value)  # type: ignore[arg-type]
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == [1.0, 1.0, 1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"lr": -1.0}, "lr: expected at least 0"),
+        ({"factor": 1.0}, "factor: expected more than 0 and below 1"),
+        ({"scheduler": "plateau", "warmup": 3}, "warmup: expected 0 with plateau"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        OptimConfig(**options)  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""The record tells what ran, and digests tell weights apart."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }} import record
+
+
+def test_two_runs_that_start_at_once_get_a_folder_each(tmp_path: Path) -> None:
+    create = partial(record.create_run, tmp_path / "runs")
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(create, ["a b/\uc774"] * 8))
+    assert len(set(folders)) == 8
+    assert all(folder.parent == tmp_path / "runs" for folder in folders)
+    assert all(folder.name.startswith("a_b__-2") for folder in folders)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(record.RunError, match=r"output_dir: cannot make .*: Not a directory"):
+        record.create_run(tmp_path / "file", "x")
+
+
+def test_a_digest_depends_on_name_dtype_shape_and_every_bit_but_not_on_order() -> None:
+    base = {"a": torch.arange(4.0), "b": torch.zeros(())}
+    same = {"b": torch.zeros(()), "a": torch.arange(8.0)[:4].clone()}
+    nudged = torch.arange(4.0)
+    nudged[3] = nudged[3].nextafter(torch.tensor(9.0))
+    others: list[dict[str, torch.Tensor]] = [
+        {"c": base["a"], "b": base["b"]},
+        {**base, "a": base["a"].view(2, 2)},
+        {**base, "a": base["a"].view(torch.int32)},
+        {**base, "a": nudged},
+        {**base, "b": -torch.zeros(())},
+        {"a": base["a"]},
+    ]
+    assert record.digest(base) == record.digest(same)
+    assert len({record.digest(state) for state in [base, *others]}) == 1 + len(others)
+    record.digest({"bf16": torch.zeros(2, dtype=torch.bfloat16), "empty": torch.zeros(0)})
+
+
+def test_a_fingerprint_depends_on_names_and_contents(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_text("1", encoding="utf-8")
+    b.write_text("2", encoding="utf-8")
+    found = {record.fingerprint([a]), record.fingerprint([b]), record.fingerprint([a, b])}
+    a.write_text("3", encoding="utf-8")
+    assert len(found | {record.fingerprint([a, b])}) == 4
+
+
+def start(root: Path) -> dict[str, object]:
+    folder = root / "runs" / "x"
+    folder.mkdir(parents=True)
+    (root / "d.csv").write_text("data", encoding="utf-8")
+    record.start(folder, "seed: 1\n", root, [root / "d.csv"], {"seed": 1})
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == "seed: 1\n"
+    manifest: dict[str, object] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return manifest
+
+
+def test_the_manifest_tells_what_ran_and_not_who_ran_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "configs" / "c.yaml"
+    monkeypatch.setattr(sys, "argv", ["x", "train", str(config), "/home/somebody/y.yaml", "seed=1"])
+    manifest = start(tmp_path)
+    package = record.__name__.partition(".")[0]
+    assert manifest["command"] == [package, "train", "configs/c.yaml", "y.yaml", "seed=1"]
+    expected = {
+        "command", "folder", "started", "seed", "python", "packages", "platform", "cpu", "threads",
+        "processes", "git_commit", "git_dirty", "data", "source",
+    }  # fmt: skip
+    assert set(manifest) == expected
+    assert "somebody" not in json.dumps(manifest)
+
+
+def test_outside_a_repository_and_without_git_the_record_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert start(tmp_path / "outside")["git_commit"] is None
+    monkeypatch.setenv("PATH", "")
+    assert start(tmp_path / "without")["git_commit"] is None
+
+
+def test_uncommitted_changes_are_kept_as_a_patch(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
+        return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+    root = tmp_path / "project"
+    root.mkdir()
+    git("init", "-q")
+    (root / ".gitignore").write_text("runs/\nd.csv\n", encoding="utf-8")
+    (root / "code.py").write_text("a = 1\n", encoding="utf-8")
+    git("add", "."), git("commit", "-qm", "first")
+    clean = start(root)
+    assert (clean["git_commit"], clean["git_dirty"]) == (git("rev-parse", "HEAD").strip(), False)
+    assert not (root / "runs" / "x" / "source.patch").exists()
+    (root / "runs" / "x").rename(root / "runs" / "clean")
+
+    (root / "code.py").write_text("a = 2\n", encoding="utf-8")
+    (root / "new.py").write_text("b = 3\n", encoding="utf-8")
+    assert start(root)["git_dirty"] is True
+    git("stash", "-uq")
+    git("apply", str(root / "runs" / "x" / "source.patch"))
+    assert (root / "code.py").read_text(encoding="utf-8") == "a = 2\n"
+    assert (root / "new.py").read_text(encoding="utf-8") == "b = 3\n"
+
+
+def test_a_resume_adds_an_entry_and_changes_nothing_else(tmp_path: Path) -> None:
+    before = start(tmp_path)
+    folder = tmp_path / "runs" / "x"
+    for step in (3, 7):
+        record.add_resume(folder, step)
+    after = record.read(folder / "manifest.json")
+    assert [entry["step"] for entry in after.pop("resumes")] == [3, 7]
+    assert after == before
+
+
+def test_a_file_that_is_no_json_is_told(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{", encoding="utf-8")
+    with pytest.raises(record.RunError, match=r"result\.json: expected a JSON object"):
+        record.read(tmp_path / "result.json")

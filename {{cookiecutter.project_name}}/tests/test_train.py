@@ -1,0 +1,203 @@
+"""A run, from the command to the folder that it leaves."""
+
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command, read_log
+
+from {{ cookiecutter.__package_name }} import checkpoint, config, data, record
+from {{ cookiecutter.__package_name }}.train import Config
+
+Train = Callable[..., Path]
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default run, on all of the data that ships."""
+    from {{ cookiecutter.__package_name }}.train import train
+
+    output = tmp_path_factory.mktemp("real")
+    return train(ROOT / "configs" / "default.yaml", [f"output_dir={output}"], ROOT)
+
+
+def test_the_default_run_reaches_an_accuracy_of_087_on_test(real_run: Path) -> None:
+    (line,) = read_log(real_run, "test")
+    assert line["accuracy"] >= 0.87
+
+
+def test_with_shuffled_training_labels_nothing_is_learnt(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    load_data = data.load_data
+
+    def shuffled(path: Path) -> tuple[dict[str, data.CustomDataset], list[str]]:
+        splits, classes = load_data(path)
+        labels = list(splits["train"].labels)
+        random.Random(0).shuffle(labels)
+        splits["train"] = data.CustomDataset(splits["train"].texts, labels)
+        return splits, classes
+
+    monkeypatch.setattr(data, "load_data", shuffled)
+    code, out, _ = command("train", "output_dir={tmp}", "trainer.epochs=4")
+    assert code == 0
+    assert read_log(Path(out.strip()), "test")[0]["accuracy"] <= 0.60
+
+
+def test_the_run_folder_holds_what_the_readme_says(train: Train) -> None:
+    run = train("name=my run")
+    assert re.fullmatch(r"my_run-\d{8}-\d{6}(-\d+)?", run.name)
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    events = {name for name in names if name.startswith("events.out.tfevents")}
+    assert len(events) == 1
+    checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "last.prev", "best")}
+    files = {"config.yaml", "manifest.json", "metrics.jsonl", "result.json"}
+    assert names - events - {"source.patch"} == files | checkpoints
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert set(result) == {"status", "best", "steps", "digest"}
+    assert (result["status"], result["steps"]) == ("finished", 2)
+    assert set(result["best"]) == {"metric", "value", "step"}
+
+
+def test_the_log_has_a_loss_in_each_line_and_metrics_on_val_and_test(train: Train) -> None:
+    log = read_log(train("trainer.log_every=1", "data.batch_size=25"))
+    steps = [(line["step"], line["epoch"], line["split"]) for line in log]
+    assert steps == [
+        (1, 1, "train"), (2, 1, "train"), (3, 1, "train"), (3, 1, "val"),
+        (4, 2, "train"), (5, 2, "train"), (6, 2, "train"), (6, 2, "val"), (6, 2, "test"),
+    ]  # fmt: skip
+    for line in log:
+        numbers = {"loss"} if line["split"] == "train" else {"loss", "accuracy", "f1"}
+        assert set(line) == {"step", "epoch", "split", "lr"} | numbers
+
+
+def test_a_checkpoint_holds_what_the_contract_says_in_plain_types(train: Train) -> None:
+    state = torch.load(train() / "checkpoints" / "last.pt", weights_only=True)
+    assert set(state) == {
+        "model_state_dict", "optimizer_state_dict", "scheduler", "trainer", "logger", "classes",
+        "config",
+    }  # fmt: skip
+    assert state["classes"] == ["Negative", "Positive"]
+    assert state["config"]["data"]["limit"] == 60
+    assert set(state["trainer"]) >= {"epoch", "step", "best", "stale", "loss_sum", "count"}
+    assert (state["trainer"]["epoch"], state["trainer"]["step"]) == (2, 2)
+    assert "hidden.weight" in state["model_state_dict"]
+
+
+def test_the_digest_is_that_of_the_last_weights(train: Train) -> None:
+    run = train("trainer.epochs=3")
+    last = checkpoint.load(run / "checkpoints" / "last.pt")["model_state_dict"]
+    assert record.read(run / "result.json")["digest"] == record.digest(last)
+
+
+def test_the_saved_config_repeats_the_run(train: Train, command: Command) -> None:
+    first = train("optim.lr=3e-3", "trainer.log_every=1", "seed=7")
+    code, out, _ = command("train", str(first / "config.yaml"))
+    again = Path(out.strip())
+    assert code == 0
+    assert again != first
+    assert read_log(first) == read_log(again)
+    results = [record.read(run / "result.json") for run in (first, again)]
+    assert results[0] == results[1]
+    assert config.load(Config, first / "config.yaml").optim.lr == 0.003
+
+
+def test_another_seed_is_another_run(train: Train) -> None:
+    digests = {record.read(train(f"seed={s}") / "result.json")["digest"] for s in (1, 2)}
+    assert len(digests) == 2
+
+
+def test_init_from_starts_with_the_best_weights_of_a_run(train: Train, command: Command) -> None:
+    parent = train("trainer.epochs=3", "optim.lr=0.05")
+    options = ("optim.lr=0", "optim.weight_decay=0", "trainer.epochs=1", "output_dir={tmp}/runs")
+    code, out, err = command(
+        "train", str(parent / "config.yaml"), *options, "--init-from", str(parent)
+    )
+    assert code == 0, err
+    child = checkpoint.load(Path(out.strip()) / "checkpoints" / "last.pt")
+    best = checkpoint.load(parent / "checkpoints" / "best.pt")
+    assert record.digest(child["model_state_dict"]) == record.digest(best["model_state_dict"])
+    assert child["trainer"]["step"] == 1
+
+
+def test_training_works_from_any_folder_with_a_config_by_relative_path(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("trainer: {max_steps: 1}\ndata: {limit: 60}\n", encoding="utf-8")
+    code, out, err = command("train", "mine.yaml", "output_dir={tmp}/out")
+    assert code == 0, err
+    assert Path(out.strip()).parent == tmp_path / "out"
+
+
+def test_the_end_tells_where_the_run_is_and_what_to_do_next(
+    command: Command,
+) -> None:
+    code, out, err = command("train", "output_dir={tmp}/runs", "data.limit=60", "trainer.epochs=1")
+    assert code == 0
+    head, *_, evaluate, predict, look = err.splitlines()
+    assert re.match(r"Classifier, 262,338 parameters; 60 train, 60 val, 60 test samples; ", head)
+    assert "1 steps" in head and "cpu" in head
+    package = data.__name__.partition(".")[0]
+    assert evaluate.startswith(f"evaluate  python -m {package} evaluate ")
+    assert predict.startswith(f"predict   python -m {package} predict ")
+    assert "tensorboard --logdir" in look
+    assert out.count("\n") == 1  # stdout has the run folder alone
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere.yaml"], "error: nowhere.yaml: expected a config file, found none"),
+        (["optim.lrr=1"], "error: command line: optim.lrr: expected a key of this config"),
+        (["trainer.monitor=acc"], "error: trainer.monitor: expected one of loss, accuracy, f1"),
+        (["data.path=none.csv"], "none.csv: expected a CSV file, found: No such file"),
+        (["device=tpu"], "error: device: expected auto, cpu, mps, cuda"),
+        (["--resume", "{tmp}"], "expected the folder of a run, found no config.yaml in it"),
+        (["--init-from", "{tmp}/x"], "expected the folder of a run, found no config.yaml in it"),
+        (["a.yaml", "b.yaml"], "expected one CONFIG, then section.key=value, found a.yaml b.yaml"),
+        (["output_dir=pyproject.toml"], "error: output_dir: cannot make"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_exit_code_2_and_leaves_nothing(
+    command: Command, tmp_path: Path, words: list[str], told: str
+) -> None:
+    where = (
+        [] if any(word.startswith("output_dir") for word in words) else ["output_dir={tmp}/runs"]
+    )
+    if "--resume" in words:
+        where = []
+    code, out, err = command("train", *words, *where)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_diverges_fails_with_exit_code_1_and_one_line(
+    command: Command, tmp_path: Path
+) -> None:
+    words = ("optim.lr=1e38", "data.limit=200", "trainer.log_every=2", "output_dir={tmp}/runs")
+    code, _, err = command("train", *words)
+    assert code == 1
+    assert re.search(r"error: the loss became (nan|inf) in steps \d+ to \d+", err.splitlines()[-1])
+    (run,) = (tmp_path / "runs").iterdir()
+    assert record.read(run / "result.json")["status"] == "failed"
+
+
+def test_a_mistake_in_the_users_own_python_keeps_its_traceback(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from {{ cookiecutter.__package_name }}.trainer import Trainer
+
+    def broken(self: Trainer, batch: object) -> None:
+        raise KeyError("mine")
+
+    monkeypatch.setattr(Trainer, "forward", broken)
+    with pytest.raises(KeyError, match="mine"):
+        command("train", "output_dir={tmp}/runs", "data.limit=60")

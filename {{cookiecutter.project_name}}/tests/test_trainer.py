@@ -1,0 +1,303 @@
+"""The loop does what the arithmetic says, in the corners too."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from {{ cookiecutter.__package_name }}.trainer import (
+    OptionError,
+    Trainer,
+    TrainerConfig,
+    TrainingError,
+)
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Mean(Trainer):
+    """Squared errors, so that gradients are known by hand."""
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        inputs, target = batch
+        output = self.model(inputs)
+        return (output - target).square().flatten(1).sum(1), output
+
+
+class Given(Trainer):
+    """The inputs are the losses; the weight is trained on their mean."""
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        inputs, _ = batch
+        return inputs * next(self.model.parameters()).squeeze(), inputs
+
+
+class Scripted:
+    """A metric whose values are known beforehand."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = iter(values)
+
+    def update(self, preds: Tensor, target: Tensor) -> None: ...
+    def reset(self) -> None: ...
+    def compute(self) -> Tensor:
+        return torch.tensor(next(self.values), dtype=torch.float64)
+
+
+def one_weight(value: float = 1.0) -> nn.Module:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, value)
+    return model
+
+
+def batches(losses: list[float], size: int) -> list[Batch]:
+    return [(part, torch.zeros(len(part))) for part in torch.split(torch.tensor(losses), size)]
+
+
+def regression(samples: int, size: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(samples, 3, generator=generator, dtype=torch.float64)
+    y = torch.randn(samples, 2, generator=generator, dtype=torch.float64)
+    return list(zip(torch.split(x, size), torch.split(y, size), strict=True))
+
+
+def fit(
+    kind: type[Trainer] = Given,
+    train: list[Batch] | None = None,
+    model: nn.Module | None = None,
+    lr: float = 0.0,
+    **options: Any,
+) -> tuple[Trainer, list[dict[str, Any]], list[str]]:
+    """Train with plain SGD; get the trainer, what it logged and what it saved."""
+    fields = set(TrainerConfig.__dataclass_fields__)
+    config = {"monitor": "loss", "epochs": 1, **{k: v for k, v in options.items() if k in fields}}
+    rest = {key: value for key, value in options.items() if key not in fields}
+    model = model or one_weight()
+    make: Callable[[torch.optim.Optimizer], Any] = rest.pop("schedule", lambda optimizer: None)
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    log: list[dict[str, Any]] = []
+    saved: list[str] = []
+    trainer = kind(
+        model,
+        optimizer,
+        TrainerConfig(**config),
+        scheduler=make(optimizer),
+        log=log.append,
+        save=saved.append,
+        **rest,
+    )
+    train = train or batches([1.0] * 4, 2)
+    trainer.fit(train, train)
+    return trainer, log, saved
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 100])
+def test_the_mean_loss_of_an_epoch_counts_every_sample_once(log_every: int) -> None:
+    train = batches([float(i) for i in range(10)], 4)
+    _, log, _ = fit(train=train, log_every=log_every)
+    train_lines = [line for line in log if line["split"] == "train"]
+    assert train_lines[-1]["loss"] == 4.5  # the mean of batch means would be 4.83
+    assert [line["loss"] for line in log if line["split"] == "val"] == [4.5]
+    assert len(train_lines) == {1: 3, 2: 2, 100: 1}[log_every]
+
+
+def test_a_step_is_the_gradient_of_the_mean_and_forgets_the_step_before() -> None:
+    model, lr = nn.Linear(3, 2).double(), 0.1
+    weight, bias = (parameter.detach().clone() for parameter in model.parameters())
+    train = regression(10, 4)
+    fit(Mean, train, model, lr, epochs=2)
+    for x, y in train * 2:
+        error = x @ weight.T + bias - y  # (batch, 2)
+        weight -= lr * 2 * error.T @ x / len(x)
+        bias -= lr * 2 * error.sum(0) / len(x)
+    assert torch.allclose(model.weight, weight, atol=1e-14)
+    assert torch.allclose(model.bias, bias, atol=1e-14)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+def test_accumulation_gives_the_large_batchs_update(accumulate: int) -> None:
+    weights = []
+    for parts in (1, accumulate):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2).double()
+        fit(Mean, regression(10, 4), model, 0.1, epochs=2, accumulate=parts, clip=0.5)
+        weights.append(model.weight.detach())
+    assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-14)
+
+
+def test_gradients_are_gone_after_each_step() -> None:
+    trainer, _, _ = fit(lr=0.1)
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize(("clip", "step"), [(0.0, 8.0), (2.0, 2.0), (100.0, 8.0)])
+def test_clipping_bounds_the_norm_of_the_step(clip: float, step: float) -> None:
+    trainer, _, _ = fit(train=batches([8.0, 8.0], 2), lr=1.0, clip=clip)
+    weight = next(trainer.model.parameters()).item()
+    assert 1 - weight == pytest.approx(step, rel=1e-6)
+
+
+def test_the_schedule_moves_once_a_step_and_the_log_has_the_rate_that_was_used() -> None:
+    def halve(optimizer: torch.optim.Optimizer) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: 0.5**step)
+
+    train = batches([0.0] * 8, 2)
+    _, log, _ = fit(train=train, lr=1.0, schedule=halve, accumulate=2, log_every=1)
+    rates = [line["lr"] for line in log if line["split"] == "train"]
+    assert rates == [1.0, 0.5, 0.25, 0.125]
+
+
+def test_plateau_gets_the_value_of_this_evaluation() -> None:
+    def plateau(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
+        return ReduceLROnPlateau(optimizer, "max", factor=0.5, patience=0)
+
+    metrics = {"score": Scripted([1, 2, 1, 3, 0, 0])}
+    options: dict[str, Any] = {"monitor": "score", "metrics": metrics, "epochs": 6}
+    _, log, _ = fit(lr=1.0, schedule=plateau, **options)
+    rates = [line["lr"] for line in log if line["split"] == "train"]
+    assert rates == [1, 1, 1, 0.5, 0.5, 0.25]
+
+
+def test_best_follows_the_monitor_and_nan_never_becomes_it() -> None:
+    values = [math.nan, 1, math.nan, 3, 2, math.nan]
+    options: dict[str, Any] = {"monitor": "score", "epochs": 6}
+    trainer, _, saved = fit(metrics={"score": Scripted(values)}, **options)
+    assert trainer.best == {"metric": "score", "value": 3, "step": 8}
+    assert saved == ["last", "best", "last", "last", "best", "last", "last", "last"]
+
+
+def test_a_metric_that_should_fall_and_the_loss_are_best_when_lowest() -> None:
+    error = Scripted([2, 1, 3])
+    error.higher_is_better = False  # type: ignore[attr-defined]
+    trainer, _, _ = fit(metrics={"error": error}, monitor="error", epochs=3)
+    assert trainer.best["value"] == 1
+    trainer, log, _ = fit(lr=0.5, epochs=3)
+    assert trainer.best["value"] == min(line["loss"] for line in log if line["split"] == "val")
+
+
+def test_patience_ends_training_after_that_many_evaluations_without_a_better_one() -> None:
+    metrics = {"score": Scripted([1, 2, 2, 1, 9, 9])}
+    trainer, _, _ = fit(metrics=metrics, monitor="score", epochs=6, patience=2)
+    assert (trainer.epoch, trainer.best["value"]) == (4, 2)
+
+
+def test_max_steps_ends_training_within_an_epoch() -> None:
+    trainer, log, saved = fit(train=batches([1.0] * 8, 2), epochs=9, max_steps=6)
+    assert trainer.step == 6
+    assert [line["step"] for line in log if line["split"] == "val"] == [4, 6]
+    assert saved[-1] == "last"
+
+
+def test_save_every_saves_within_an_epoch() -> None:
+    _, _, saved = fit(train=batches([1.0] * 8, 2), save_every=3)
+    assert saved == ["last", "best", "last"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps() -> None:
+    train = batches([1.0] * 10 + [math.nan] + [1.0] * 9, 1)
+    saved: list[str] = []
+    with pytest.raises(TrainingError, match="the loss became nan in steps 9 to 12"):
+        trainer = Given(
+            one_weight(),
+            torch.optim.SGD([torch.zeros(1)], 0.1),
+            TrainerConfig(monitor="loss", log_every=4),
+            save=saved.append,
+        )
+        trainer.fit(train, train)
+    assert saved == []
+
+
+def test_weights_that_are_not_finite_are_never_saved() -> None:
+    saved: list[str] = []
+    model = one_weight()
+    trainer = Given(
+        model, torch.optim.SGD(model.parameters(), math.inf), TrainerConfig(monitor="loss"),
+        save=saved.append,
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match="a weight is not finite after step 1"):
+        trainer.train_epoch(batches([1.0], 1))
+        trainer.checkpoint("last")
+    assert saved == []
+
+
+def test_evaluation_is_in_eval_mode_without_gradients_and_training_goes_on_as_before() -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2)).double()
+    train = regression(8, 4)
+    trainer = Mean(model, torch.optim.SGD(model.parameters(), 0.1), TrainerConfig(monitor="loss"))
+    first = trainer.evaluate(train)
+    assert first == trainer.evaluate(train)
+    assert not model.training
+    trainer.train_epoch(train)
+    assert model.training
+
+
+def test_what_observes_does_not_disturb() -> None:
+    weights = []
+    for options in (
+        {"log_every": 1},
+        {"log_every": 100, "save_every": 1, "metrics": {"score": Scripted([1.0] * 9)}},
+    ):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2).double()
+        model = nn.Sequential(nn.Dropout(0.5), layer)
+        fit(Mean, regression(10, 3), model, 0.1, epochs=3, **options)
+        weights.append(layer.weight.detach())
+    assert torch.equal(weights[0], weights[1])
+
+
+def test_dropout_differs_from_step_to_step_and_by_seed_alone() -> None:
+    seen: list[Tensor] = []
+
+    class Watch(Given):
+        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+            if self.model.training:
+                seen.append(nn.functional.dropout(torch.ones(50)))
+            return super().forward(batch)
+
+    for seed in (1, 1, 2):
+        fit(Watch, batches([1.0] * 4, 2), accumulate=2, seed=seed)
+    first, again, other = seen[:4], seen[4:8], seen[8:]
+    assert len({tuple(mask.tolist()) for mask in first}) == 4
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_running_totals_keep_no_graph() -> None:
+    trainer, _, _ = fit()
+    train = batches([1.0] * 40, 1)
+    trainer.config = TrainerConfig(monitor="loss", log_every=1000)
+    for batch in train:
+        trainer.train_step([(batch, 1)], 1)
+    assert len(trainer.losses) == 40
+    assert all(loss.grad_fn is None for loss in trainer.losses)
+
+
+def test_mistakes_in_wiring_are_told() -> None:
+    with pytest.raises(OptionError, match=r"expected one of loss, score, found 'acc'"):
+        fit(metrics={"score": Scripted([])}, monitor="acc")
+
+    class Averaged(Given):
+        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+            losses, output = super().forward(batch)
+            return losses.mean(), output
+
+    with pytest.raises(TypeError, match=r"expected losses \(batch,\), found \(\)"):
+        fit(Averaged)
+
+
+def test_inputs_may_be_a_dict_of_tensors() -> None:
+    class Named(Trainer):
+        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+            inputs, _ = batch
+            return inputs["loss"] * next(self.model.parameters()).squeeze(), inputs["loss"]
+
+    def steps(loader: Any, epoch: int, start: int, accumulate: int) -> Any:
+        return [([(batch, 2)], 2) for batch in loader]
+
+    train: Any = [({"loss": torch.ones(2)}, torch.zeros(2))]
+    trainer, _, _ = fit(Named, train, steps=steps, lr=1.0)
+    assert next(trainer.model.parameters()).item() == 0.0
