@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,9 +67,9 @@ def run(project: Path, *words: str, succeeds: bool = True) -> subprocess.Complet
     return result
 
 
-def metrics(project: Path, *words: str) -> dict[str, float]:
+def metrics(project: Path, *words: str) -> dict[str, Any]:
     folder = run(project, "train", *words).stdout.strip()
-    values: dict[str, float] = json.loads(run(project, "evaluate", folder).stdout)
+    values: dict[str, Any] = json.loads(run(project, "evaluate", folder).stdout)
     return values
 
 
