@@ -18,7 +18,7 @@ demo: .venv/ready
 	cd demo/$(NAME) && . ../../.venv/bin/activate && export PYTHONPATH=src && \
 	run=$$(python -m $(PACKAGE) train) && \
 	python -m $(PACKAGE) evaluate $$run && \
-	python -m $(PACKAGE) predict $$run wonderful dreadful unhappiness smiling
+	python -m $(PACKAGE) predict $$run sparkly gloomily griefstricken
 	@echo; echo "See it in TensorBoard:"; echo "    $(BIN)/tensorboard --logdir demo/$(NAME)/runs"
 
 test: .venv/ready

@@ -34,7 +34,7 @@ def test_a_crash_right_after_a_line_loses_nothing(tmp_path: Path) -> None:
     logger.open(tmp_path)
     logger.log(record(1, loss=0.5))
     assert lines(tmp_path)[0]["loss"] == 0.5  # read while the logger is still open
-    assert scalars(tmp_path, "train/loss") == [(1, 0.5)]
+    assert scalars(tmp_path, "loss/train") == [(1, 0.5)]
     assert len(list(tmp_path.glob("events.out.tfevents*"))) == 1
     logger.close()
 
@@ -65,8 +65,8 @@ def test_the_log_is_cut_back_and_goes_on_without_repeats_or_gaps(tmp_path: Path)
         logger.log(record(step, loss=float(step)))
     logger.close()
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
-    assert scalars(tmp_path, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
-    assert scalars(tmp_path, "val/loss") == []
+    assert scalars(tmp_path, "loss/train") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    assert scalars(tmp_path, "loss/val") == []
 
 
 def test_off_a_terminal_there_is_no_bar_and_few_lines(

@@ -142,7 +142,7 @@ def test_the_end_tells_where_the_run_is_and_what_to_do_next(
     assert code == 0
     head, *_, evaluate, predict, look = err.splitlines()
     assert re.match(r"Classifier, 262,338 parameters; 60 train, 60 val, 60 test samples; ", head)
-    assert "1 steps" in head and "cpu" in head
+    assert "; 1 steps; " in head and "cpu" in head
     package = data.__name__.partition(".")[0]
     assert evaluate.startswith(f"evaluate  python -m {package} evaluate ")
     assert predict.startswith(f"predict   python -m {package} predict ")

@@ -86,7 +86,7 @@ class Logger:
         for name, value in record.items():
             if name not in NOT_SCALARS:
                 number = nan if value is None else value
-                self.writer.add_scalar(f"{record['split']}/{name}", number, record["step"])
+                self.writer.add_scalar(f"{name}/{record['split']}", number, record["step"])
         self.writer.flush()
 
     def _show(self, record: dict[str, Any]) -> None:

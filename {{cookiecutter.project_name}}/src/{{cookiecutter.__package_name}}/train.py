@@ -129,7 +129,7 @@ class Run:
     def describe(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         sizes = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
-        steps = f"{self.trainer.step:,} of {self.steps:,} steps done"
+        steps = f"{self.steps:,} steps" + f", {self.trainer.step:,} done" * (self.trainer.step > 0)
         model = f"{type(self.model).__name__}, {parameters:,} parameters"
         device = f"{self.device}, {torch.get_num_threads()} threads"
         return f"{model}; {sizes} samples; {steps}; {device}"
