@@ -35,6 +35,7 @@ class Example:
 
 
 MEAN = "; did you mean optim.lr?"
+BYTES = "expected YAML, found: a byte that is not UTF-8, or a control character"
 ANCHOR = "an anchor (&), an alias (*) or a tag (!)"
 ONE_OF = "expected one of cosine, constant, found"
 KEY = "expected a key of this config, found"
@@ -129,7 +130,8 @@ def test_command_line_values_have_the_type_of_their_key(tmp_path: Path) -> None:
         ("- 1", "FILE:1: expected a section of keys, found a list"),
         ("n: a\nx: [1\ny: 2", "FILE:3: expected YAML, found: expected ',' or ']', but got ':'"),
         ("a: 1\n---\nb: 2", "FILE:2: expected YAML, found: but found another document"),
-        (b"name: a\ncount: \xff", "FILE:2: expected UTF-8, found other bytes"),
+        (b"name: a\ncount: \xff", "FILE:2: " + BYTES),
+        ("name: a\u0001", "FILE:1: " + BYTES),
         ("a: &a [x]\nb: *a", "FILE:1: expected plain values, found " + ANCHOR),
         ("name: !!python/name:os.system", "FILE:1: expected plain values, found " + ANCHOR),
     ],

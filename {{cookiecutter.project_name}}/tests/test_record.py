@@ -47,19 +47,21 @@ def test_a_digest_depends_on_name_dtype_shape_and_every_bit_but_not_on_order() -
 
 
 def test_a_fingerprint_depends_on_names_and_contents(tmp_path: Path) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    a.write_text("1", encoding="utf-8")
-    b.write_text("2", encoding="utf-8")
-    found = {record.fingerprint([a]), record.fingerprint([b]), record.fingerprint([a, b])}
-    a.write_text("3", encoding="utf-8")
-    assert len(found | {record.fingerprint([a, b])}) == 4
+    a, b = tmp_path / "data" / "a", tmp_path / "data" / "b"
+    a.parent.mkdir()
+    found = {record.fingerprint(tmp_path / "none")}
+    for path, text in ((a, "1"), (b, "1"), (a, "3")):
+        path.write_text(text, encoding="utf-8")
+        found |= {record.fingerprint(path), record.fingerprint(path.parent)}
+    assert len(found) == 7
+    assert record.fingerprint(a.parent) in found
 
 
 def start(root: Path) -> dict[str, object]:
     folder = root / "runs" / "x"
     folder.mkdir(parents=True)
     (root / "d.csv").write_text("data", encoding="utf-8")
-    record.start(folder, "seed: 1\n", root, [root / "d.csv"], {"seed": 1})
+    record.start(folder, "seed: 1\n", root, root / "d.csv", {"seed": 1})
     assert (folder / "config.yaml").read_text(encoding="utf-8") == "seed: 1\n"
     manifest: dict[str, object] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return manifest

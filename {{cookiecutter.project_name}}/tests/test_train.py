@@ -160,7 +160,7 @@ def test_the_end_tells_where_the_run_is_and_what_to_do_next(
         (["device=tpu"], "error: device: expected auto, cpu, mps, cuda"),
         (["--resume", "{tmp}"], "expected the folder of a run, found no config.yaml in it"),
         (["--init-from", "{tmp}/x"], "expected the folder of a run, found no config.yaml in it"),
-        (["a.yaml", "b.yaml"], "expected one CONFIG, then section.key=value, found a.yaml b.yaml"),
+        (["seed=1", "b.yaml"], "error: command line: expected section.key=value, found 'b.yaml'"),
         (["output_dir=pyproject.toml"], "error: output_dir: cannot make"),
     ],
 )

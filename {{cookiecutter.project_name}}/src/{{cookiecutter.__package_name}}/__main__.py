@@ -70,11 +70,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> Path:
-    configs = [word for word in options.words if "=" not in word]
-    overrides = [word for word in options.words if "=" in word]
-    config = Path(configs[0]) if configs else DEFAULT
-    if len(configs) > 1:
-        fail(f"expected one CONFIG, then section.key=value, found {' '.join(configs)}")
+    given = [word for word in options.words[:1] if "=" not in word]
+    config, overrides = Path(*given) if given else DEFAULT, options.words[len(given) :]
     if options.resume and (options.words or options.init_from):
         fail("--resume continues a run as it was: for a changed one use --init-from")
     if not options.resume and not config.is_file():

@@ -76,15 +76,12 @@ class _Loader(yaml.SafeLoader):
 
 class _Dumper(yaml.SafeDumper):
     def represent_data(self, data: Any) -> yaml.Node:
-        if isinstance(data, list | tuple):
-            return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
-        if type(data) is dict:  # sections are OrderedDict
-            return self.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
-        if isinstance(data, OrderedDict):
-            return self.represent_dict(data)
-        if isinstance(data, PurePath):
-            return self.represent_str(str(data))
-        return super().represent_data(data.item() if hasattr(data, "item") else data)  # numpy
+        data = str(data) if isinstance(data, PurePath) else data
+        data = data.item() if hasattr(data, "item") else data  # numpy's numbers become Python's
+        is_section = isinstance(data, OrderedDict)
+        node = super().represent_data(dict(data) if is_section else data)
+        node.flow_style = not is_section  # type: ignore[attr-defined]
+        return node
 
 
 def _read(path: Path) -> yaml.Node | None:
@@ -92,12 +89,9 @@ def _read(path: Path) -> yaml.Node | None:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes, found {size}")
-        return _parse(path.read_bytes().decode("utf-8-sig"), str(path))
+        return _parse(path.read_text("utf-8-sig", "surrogateescape"), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: expected UTF-8, found other bytes") from None
 
 
 def _parse(text: str, source: str) -> yaml.Node | None:
@@ -105,13 +99,16 @@ def _parse(text: str, source: str) -> yaml.Node | None:
         loader = _Loader(text)
         loader.name = source
         return loader.get_single_node()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{line}: expected YAML, found: {problem}") from None
+    except yaml.MarkedYAMLError as error:
+        line, problem = error.problem_mark.line if error.problem_mark else 0, error.problem
+    except yaml.reader.ReaderError as error:
+        line, problem = (
+            text.count("\n", 0, error.position),
+            "a byte that is not UTF-8, or a control character",
+        )
     except RecursionError:
-        raise ConfigError(f"{source}: expected a few levels of nesting, found hundreds") from None
+        line, problem = 0, "hundreds of levels"
+    raise ConfigError(f"{source}:{line + 1}: expected YAML, found: {problem}")
 
 
 def _keys(cls: Any, section: str) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,7 @@ def create_run(output_dir: Path, name: str) -> Path:
             raise RunError(f"output_dir: cannot make {folder}: {error.strerror}") from None
 
 
-def start(
-    folder: Path, config: str, root: Path, data: Iterable[Path], facts: Mapping[str, Any]
-) -> None:
+def start(folder: Path, config: str, root: Path, data: Path, facts: Mapping[str, Any]) -> None:
     """Write what must be known later about the run, before its first step."""
     package = Path(__file__).parent
     manifest = {
@@ -57,7 +55,7 @@ def start(
         "git_commit": _git(root, "rev-parse", "HEAD").strip() or None,
         "git_dirty": bool(_git(root, "status", "--porcelain")),
         "data": fingerprint(data),
-        "source": fingerprint(sorted(package.glob("*.py"))),
+        "source": fingerprint(package, "*.py"),
     }
     write(folder / "config.yaml", config)
     write(folder / "manifest.json", manifest)
@@ -90,12 +88,12 @@ def read(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: expected a JSON object, found: {error}") from None
 
 
-def fingerprint(files: Iterable[Path]) -> str:
-    """sha256 over the names and bytes of files."""
+def fingerprint(path: Path, pattern: str = "*") -> str:
+    """sha256 over the names and bytes of a file, or of the files in a folder, or of nothing."""
     sha = hashlib.sha256()
-    for file in files:
+    for file in sorted(file for file in (path, *path.rglob(pattern)) if file.is_file()):
         content = file.read_bytes()
-        sha.update(f"{file.name} {len(content)}\n".encode() + content)
+        sha.update(f"{file.relative_to(path.parent)} {len(content)}\n".encode() + content)
     return sha.hexdigest()
 
 

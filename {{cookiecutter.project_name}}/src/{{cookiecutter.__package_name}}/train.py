@@ -49,12 +49,13 @@ class Run:
     def __init__(self, config: Config, root: Path) -> None:
         self.config = config
         self.device = set_up(config.device, config.deterministic)
+        torch.manual_seed(config.seed)
         datasets, self.classes = build_datasets(config.data, root)
         self.loaders = {
             split: Loader(dataset, config.data, config.seed if split == "train" else None)
             for split, dataset in datasets.items()
         }
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed)  # again: the weights do not depend on how data was made
         self.model = build_model(config, self.classes).to(self.device)
         steps = config.trainer.epochs * len(self.loaders["train"])
         self.steps = min(steps, config.trainer.max_steps or steps)
@@ -144,7 +145,7 @@ def train(path: Path, overrides: list[str], root: Path, init_from: Path | None =
         checkpoint.restore(state, {"model_state_dict": run.model})
     folder = record.create_run(root / config.output_dir, config.name)
     facts = {"seed": config.seed, "device": str(run.device), "deterministic": config.deterministic}
-    record.start(folder, dump(config), root, [root / config.data.path], facts)
+    record.start(folder, dump(config), root, root / config.data.path, facts)
     run.execute(folder, None)
     return folder
 
