@@ -71,7 +71,7 @@ def error_in(field: str, value: str) -> str | None:
     if field == "author_email":
         email = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
         return None if not value or re.fullmatch(email, value) else "an email address or nothing"
-    return None if value.strip() else "not empty"
+    return None if value.strip() else "some text"
 
 
 def main() -> int:

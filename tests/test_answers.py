@@ -163,7 +163,7 @@ def test_description_and_author_are_not_empty(hook: Hook) -> None:
     for field in ("description", "author"):
         for nothing in ("", " ", "\u3000", None):
             [error] = hook.errors(**{field: nothing})
-            assert f"error: {field}: " in error and "expected not empty; such as " in error
+            assert f"error: {field}: " in error and "expected some text; such as " in error
     assert hook.errors(author_email=None) == []
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 SPLITS = ("train", "val", "test")
 
@@ -75,24 +75,18 @@ class NgramEncoder:
         return encoded
 
 
-class EncodedDataset(Dataset[tuple[Tensor, Tensor]]):
-    """A CustomDataset as tensors, each text encoded once: inputs (features,), targets ()."""
+class EncodedDataset(TensorDataset):
+    """A CustomDataset as tensors, each text encoded once: (size, features) and classes (size,)."""
 
     def __init__(
         self, dataset: CustomDataset, encode: Callable[[str], Tensor], classes: list[str]
     ) -> None:
-        self.inputs = torch.stack([encode(text) for text in dataset.texts])
-        self.targets = torch.tensor([classes.index(label) for label in dataset.labels])
+        targets = torch.tensor([classes.index(label) for label in dataset.labels])
+        super().__init__(torch.stack([encode(text) for text in dataset.texts]), targets)
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.inputs[index], self.targets[index]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
         rows = torch.tensor(indices)  # a whole batch at once, for a DataLoader that asks for it
-        return self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
+        return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
 
 
 class Loader:

@@ -93,7 +93,9 @@ def fingerprint(path: Path, pattern: str = "*") -> str:
     sha = hashlib.sha256()
     for file in sorted(file for file in (path, *path.rglob(pattern)) if file.is_file()):
         content = file.read_bytes()
-        sha.update(f"{file.relative_to(path.parent)} {len(content)}\n".encode() + content)
+        sha.update(
+            f"{file.relative_to(path.parent).as_posix()} {len(content)}\n".encode() + content
+        )
     return sha.hexdigest()
 
 
