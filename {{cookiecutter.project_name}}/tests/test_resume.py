@@ -28,6 +28,7 @@ def die_after(saves: int, words: list[str]) -> None:
             os._exit(9)
 
     checkpoint.save = counted
+    multiprocessing.set_start_method(None, force=True)  # for workers, as users have it
     main(words)
 
 
