@@ -83,6 +83,13 @@ def test_the_package_has_at_most_1200_lines_of_code() -> None:
     assert sum(sizes.values()) <= 1200, sizes
 
 
+def test_the_readme_gives_the_true_number_of_lines() -> None:
+    total = sum(code_lines(path) for path in FILES)
+    readme = (TEMPLATE / "README.md").read_text("utf-8")
+    assert f"\n{total:,} lines of code in `src`" in readme
+    assert f"| this one | {total:,} |" in readme
+
+
 def test_what_is_read_first_has_at_most_600_lines_of_code() -> None:
     sizes = {path.stem: code_lines(path) for path in FILES if path.stem in CORE}
     assert sizes.keys() == set(CORE)

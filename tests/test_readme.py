@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TEMPLATE
 
 PACKAGE = "my_pytorch_project"
 Blocks = list[tuple[str, str]]  # language and code
@@ -86,6 +87,10 @@ def test_three_commands_lead_to_a_trained_model(project: Path) -> None:
     assert (len(commands.splitlines()), install) == (3, 'pip install -e ".[dev]"')
     values = metrics(project, *train.split()[4:])
     assert values["accuracy"] >= 0.87
+    claimed = re.search(
+        r"accuracy of (0\.\d+) on words", (TEMPLATE / "README.md").read_text("utf-8")
+    )
+    assert claimed and abs(values["accuracy"] - float(claimed[1])) < 0.01
 
 
 def test_every_command_of_the_readme_works(project: Path) -> None:
