@@ -96,3 +96,23 @@ def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
 def test_a_missing_checkpoint_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected a checkpoint, found none"):
         checkpoint.load(tmp_path / "last.pt")
+
+
+def test_objects_are_refused_and_so_are_checkpoints_of_something_else(tmp_path: Path) -> None:
+    torch.save({"model_state_dict": torch.nn.Linear(1, 1)}, tmp_path / "object.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name in ("object", "list"):
+        with pytest.raises(CheckpointError, match=rf"{name}\.pt: damaged"):
+            checkpoint.load(tmp_path / f"{name}.pt")
+    with pytest.raises(CheckpointError, match="expected model_state_dict in it"):
+        checkpoint.restore({"weights": 1}, parts())
+
+
+def test_the_one_before_is_kept_only_when_asked_for(tmp_path: Path) -> None:
+    for _ in range(2):
+        checkpoint.save(tmp_path / "best.pt", {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_a_failed_save_fails_the_run() -> None:
+    assert SaveError.exit_code == 1

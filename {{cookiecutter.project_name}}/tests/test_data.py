@@ -204,3 +204,22 @@ def test_quotes_commas_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
 def test_limit_takes_the_first_of_each_split() -> None:
     datasets, _ = data.build_datasets(DataConfig(limit=7, features=8), WORDS.parents[1])
     assert [len(datasets[split]) for split in data.SPLITS] == [7, 7, 7]
+
+
+def test_the_split_is_blind_to_what_the_model_does_not_see() -> None:
+    for i in range(40):
+        assert data.split_of(f"Stra\u00dfe {i}") == data.split_of(f" STRASSE  {i} ")
+
+
+def test_white_space_around_a_label_is_no_part_of_it(tmp_path: Path) -> None:
+    rows = [f"word {i},{' ' * (i % 3)}{'ab'[i % 2]} " for i in range(100)]
+    path = tmp_path / "d.csv"
+    path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    assert data.load_data(path)[1] == ["a", "b"]
+
+
+@pytest.mark.parametrize("key", ["batch_size", "num_workers", "limit", "features", "ngram"])
+def test_options_have_bounds(key: str) -> None:
+    least = 0 if key in ("num_workers", "limit") else 1
+    with pytest.raises(ValueError, match=f"{key}: expected at least {least}, found {least - 1}"):
+        DataConfig(**{key: least - 1})  # type: ignore[arg-type]

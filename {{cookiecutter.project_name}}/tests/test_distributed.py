@@ -19,7 +19,7 @@ def test_auto_takes_the_best_device_there_is() -> None:
     assert set_up("auto", deterministic=True).type == expected
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cuda:x", "cuda:-1", "cpu:1", ""])
+@pytest.mark.parametrize("name", ["gpu", "cpu:", "cuda:99", "cuda:x", "cuda:-1", "cpu:1", ""])
 def test_a_device_that_is_not_there_is_told(name: str) -> None:
     with pytest.raises(DeviceError, match=f"that is there, found '{name}': try device=cpu"):
         set_up(name, deterministic=True)

@@ -100,3 +100,30 @@ def test_a_run_without_checkpoints_is_told(train: Train, command: Command) -> No
         code, _, err = command(*words)
         assert code == 2
         assert "best.pt: expected a checkpoint, found none" in err
+
+
+def test_evaluate_takes_the_best_weights_and_the_test_split_by_itself(
+    train: Train, command: Command
+) -> None:
+    found = json.loads(command("evaluate", str(train()))[1])
+    assert (found["split"], found["checkpoint"]) == ("test", "best")
+
+
+def test_a_run_of_another_machine_is_evaluated_on_the_device_there_is(
+    train: Train, command: Command
+) -> None:
+    run = train("device=cpu")
+    config = run / "config.yaml"
+    text = config.read_text(encoding="utf-8").replace("device: cpu", "device: cuda:77")
+    config.write_text(text, encoding="utf-8")
+    code, _, err = command("evaluate", str(run))
+    assert code == 0, err
+
+
+def test_a_line_on_stdin_is_one_input_whatever_else_is_in_it(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = "one\u2028two\x85three\x0cfour\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    _, out, _ = command("predict", str(train()), "-")
+    assert out.count("\n") == 1

@@ -100,3 +100,26 @@ def test_on_a_terminal_a_bar_shows_epoch_rate_loss_and_time_left(
     assert "5/5" in err  # entered after 2 of 5 steps
     assert "loss 0.1235" in err
     assert "it/s" in err or "s/it" in err
+
+
+def test_a_log_that_was_cut_back_knows_its_length(tmp_path: Path) -> None:
+    logger = Logger()
+    logger.open(tmp_path)
+    logger.log(record(1, loss=1.0))
+    state = logger.state_dict()
+    logger.log(record(2, loss=1.0))
+    logger.load_state_dict(state)
+    assert logger.state_dict() == state
+    logger.close()
+
+
+def test_plain_lines_on_train_come_now_and_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = Logger()
+    logger.open(tmp_path)
+    logger.shown -= 3600
+    for step in (1, 2):
+        logger.log(record(step, loss=0.5))
+    logger.close()
+    assert capsys.readouterr().err == "epoch 1   step 1      train  loss 0.5000\n"

@@ -59,3 +59,8 @@ def test_plateau_falls_when_the_monitor_stands_still() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, float], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         OptimConfig(**options)  # type: ignore[arg-type]
+
+
+def test_the_optimizer_gets_its_options() -> None:
+    group = build_optimizer(OptimConfig(0.5, 0.25), torch.nn.Linear(1, 1)).param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)

@@ -131,3 +131,42 @@ def test_a_file_that_is_no_json_is_told(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{", encoding="utf-8")
     with pytest.raises(record.RunError, match=r"result\.json: expected a JSON object"):
         record.read(tmp_path / "result.json")
+
+
+def test_a_digest_depends_on_the_names_themselves() -> None:
+    weights = torch.ones(2)
+    assert record.digest({"a": weights}) != record.digest({"b": weights})
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise OSError
+
+    record.write(tmp_path / "r.json", {"a": 1})
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(OSError):
+        record.write(tmp_path / "r.json", {"a": 2})
+    assert record.read(tmp_path / "r.json") == {"a": 1}
+
+
+def test_a_patch_keeps_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> None:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q")
+    (tmp_path / ".gitignore").write_text("runs/\nd.csv\n", encoding="utf-8")
+    old, new = b"a\r\nb\r\n\xff\n", b"a\r\nc\r\n\xfe\n"
+    (tmp_path / "code.txt").write_bytes(old)
+    git("add", ".")
+    git("commit", "-qm", "first")
+    (tmp_path / "code.txt").write_bytes(new)
+    (tmp_path / "large").write_bytes(bytes(record.MAX_NEW_BYTES + 1))
+    start(tmp_path)
+    patch = (tmp_path / "runs" / "x" / "source.patch").read_bytes()
+    assert len(patch) < 1000
+    git("checkout", "-q", "code.txt")
+    git("apply", str(tmp_path / "runs" / "x" / "source.patch"))
+    assert (tmp_path / "code.txt").read_bytes() == new

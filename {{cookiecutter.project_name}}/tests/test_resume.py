@@ -127,3 +127,43 @@ def test_resuming_with_another_model_names_what_differs(command: Command, tmp_pa
     code, _, err = command("train", "--resume", str(run))
     assert code == 2
     assert "another model: expected hidden.bias (9,), found (8,)" in err
+
+
+@pytest.mark.parametrize(("saves", "max_steps"), [(1, 3), (3, 6), (2, 8)])
+def test_a_run_that_died_at_its_last_step_is_still_evaluated(
+    train: Train, command: Command, tmp_path: Path, saves: int, max_steps: int
+) -> None:
+    options = ("data.batch_size=16", "trainer.save_every=3", f"trainer.max_steps={max_steps}")
+    whole = train(*options)
+    part = interrupted(tmp_path, saves, *options)
+    assert command("train", "--resume", str(part))[0] == 0
+    assert_same_run(whole, part)
+
+
+def test_a_run_that_died_after_its_last_checkpoint_gets_the_same_end(
+    train: Train, command: Command
+) -> None:
+    run = train()
+    log, result = read_log(run), record.read(run / "result.json")
+    (run / "result.json").unlink()
+    assert command("train", "--resume", str(run))[0] == 0
+    assert (read_log(run), record.read(run / "result.json")) == (log, result)
+    assert [entry["step"] for entry in record.read(run / "manifest.json")["resumes"]] == [2]
+
+
+def test_resuming_with_other_classes_or_a_shorter_log_is_refused(
+    command: Command, tmp_path: Path
+) -> None:
+    words = (Path(__file__).parents[1] / "data" / "words.csv").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.csv"
+    mine.write_text(words, encoding="utf-8")
+    run = interrupted(tmp_path, 1, f"data.path={mine}")
+    mine.write_text(words.replace("Positive", "Good"), encoding="utf-8")
+    code, _, err = command("train", "--resume", str(run))
+    assert code == 2
+    assert "expected the classes of the run, Negative, Positive, found Good, Negative" in err
+    mine.write_text(words, encoding="utf-8")
+    (run / "metrics.jsonl").unlink()
+    code, _, err = command("train", "--resume", str(run))
+    assert code == 2
+    assert "bytes that were logged, found 0" in err

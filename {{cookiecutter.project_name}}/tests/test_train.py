@@ -1,17 +1,22 @@
 """A run, from the command to the folder that it leaves."""
 
 import json
+import multiprocessing
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Command, read_log
 
+from {{ cookiecutter.__package_name }} import __main__ as command_line
 from {{ cookiecutter.__package_name }} import checkpoint, config, data, record
-from {{ cookiecutter.__package_name }}.train import Config
+from {{ cookiecutter.__package_name }}.optim import OptimConfig
+from {{ cookiecutter.__package_name }}.train import Config, Run
+from {{ cookiecutter.__package_name }}.trainer import TrainerConfig
 
 Train = Callable[..., Path]
 ROOT = Path(__file__).parents[1]
@@ -201,3 +206,59 @@ def test_a_mistake_in_the_users_own_python_keeps_its_traceback(
     monkeypatch.setattr(Trainer, "forward", broken)
     with pytest.raises(KeyError, match="mine"):
         command("train", "output_dir={tmp}/runs", "data.limit=60")
+
+
+def test_the_digest_is_not_that_of_the_best_weights(train: Train) -> None:
+    options = ("optim.lr=0.3", "trainer.monitor=loss", "optim.scheduler=constant")
+    run = train("trainer.epochs=5", *options)
+    digests = [
+        record.digest(checkpoint.load(run / "checkpoints" / f"{name}.pt")["model_state_dict"])
+        for name in ("last", "best")
+    ]
+    assert record.read(run / "result.json")["digest"] == digests[0] != digests[1]
+
+
+def test_the_parts_get_their_options() -> None:
+    small = data.DataConfig(limit=60, features=64)
+    plateau, one_step = OptimConfig(scheduler="plateau"), TrainerConfig(max_steps=1)
+    config = Config(seed=5, device="cpu", data=small, optim=plateau, trainer=one_step)
+    run = Run(config, ROOT)
+    assert [run.loaders[split].seed for split in data.SPLITS] == [5, None, None]
+    assert (run.trainer.seed, run.steps) == (5, 1)
+    assert getattr(run.trainer.scheduler, "mode", "") == "max"
+    assert torch.are_deterministic_algorithms_enabled()
+    Run(replace(config, deterministic=False), ROOT)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_schedule_ends_where_training_ends(train: Train) -> None:
+    options = ("trainer.max_steps=4", "data.batch_size=16", "trainer.epochs=9")
+    run = train(*options, "optim.scheduler=linear", "optim.lr=1e-3", "trainer.log_every=1")
+    rates = [line["lr"] for line in read_log(run, "train")]
+    assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_the_manifest_has_what_decided_the_run(train: Train) -> None:
+    manifest = record.read(train("seed=3", "device=cpu") / "manifest.json")
+    facts = (manifest["seed"], manifest["device"], manifest["deterministic"])
+    assert facts == (3, "cpu", True)
+    assert manifest["data"] == record.fingerprint(ROOT / "data" / "words.csv")
+    assert manifest["source"] == record.fingerprint(Path(data.__file__).parent, "*.py")
+
+
+def test_no_worker_outlives_its_run(train: Train) -> None:
+    train("data.num_workers=1")
+    assert multiprocessing.active_children() == []
+
+
+def test_run_folders_are_made_in_the_project_from_wherever_it_is_called(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_line, "ROOT", tmp_path / "project")
+    words = (ROOT / "data" / "words.csv").read_text(encoding="utf-8")
+    (tmp_path / "project" / "data").mkdir(parents=True)
+    (tmp_path / "project" / "data" / "words.csv").write_text(words, encoding="utf-8")
+    code, out, err = command("train", "trainer.max_steps=1", "data.limit=60")
+    assert code == 0, err
+    assert Path(out.strip()).parent == tmp_path / "project" / "runs"

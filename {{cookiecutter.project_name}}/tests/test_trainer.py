@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ def test_accumulation_gives_the_large_batchs_update(accumulate: int) -> None:
     for parts in (1, accumulate):
         torch.manual_seed(0)
         model = nn.Linear(3, 2).double()
-        fit(Mean, regression(10, 4), model, 0.1, epochs=2, accumulate=parts, clip=0.5)
+        fit(Mean, regression(12, 5), model, 0.1, epochs=2, accumulate=parts, clip=0.5)
         weights.append(model.weight.detach())
     assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-14)
 
@@ -301,3 +302,60 @@ def test_inputs_may_be_a_dict_of_tensors() -> None:
     train: Any = [({"loss": torch.ones(2)}, torch.zeros(2))]
     trainer, _, _ = fit(Named, train, steps=steps, lr=1.0)
     assert next(trainer.model.parameters()).item() == 0.0
+
+
+def test_a_micro_batch_that_counts_nothing_counts_nowhere() -> None:
+    seen = []
+
+    class Seen(Scripted):
+        def update(self, preds: Tensor, target: Tensor) -> None:
+            seen.append(len(target))
+
+    def steps(loader: Any, epoch: int, start: int, accumulate: int) -> Any:
+        filler = (torch.tensor([100.0]), torch.zeros(1))
+        return [([(loader[0], 2), (filler, 0)], 2)]
+
+    train = batches([2.0, 4.0], 2)
+    trainer, log, _ = fit(train=train, steps=steps, lr=0.25, metrics={"score": Seen([1.0])})
+    assert next(trainer.model.parameters()).item() == 0.25  # 1 - 0.25 * the mean of 2 and 4
+    assert [line["loss"] for line in log] == [3.0, 0.75]
+    assert seen == [2]
+
+
+def test_the_loss_of_each_epoch_is_its_own() -> None:
+    _, log, _ = fit(lr=0.5, epochs=2, train=batches([1.0, 1.0], 1))
+    assert [line["loss"] for line in log if line["split"] == "train"] == [0.75, -0.25]
+
+
+def test_evaluation_computes_no_gradients() -> None:
+    class Watch(Given):
+        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+            assert torch.is_grad_enabled() == self.model.training
+            return super().forward(batch)
+
+    fit(Watch)
+
+
+def test_a_checkpoint_of_the_best_says_so_itself() -> None:
+    states: list[tuple[str, dict[str, Any]]] = []
+    model = one_weight()
+    config = TrainerConfig(monitor="loss", epochs=2)
+    trainer = Given(model, torch.optim.SGD(model.parameters(), 0.5), config)
+    trainer.save = lambda name: states.append((name, trainer.state_dict()))
+    train = batches([1.0, 1.0], 2)
+    trainer.fit(train, train)
+    assert [state["best"]["step"] for name, state in states if name == "best"] == [1, 2]
+
+
+def test_the_state_counts_losses_that_are_still_on_the_device() -> None:
+    trainer, _, _ = fit()
+    trainer.train_step([(batch, 2) for batch in batches([1.0, 2.0], 2)], 2)
+    assert (trainer.state_dict()["loss_sum"], trainer.state_dict()["count"]) == (3.0, 2)
+
+
+@pytest.mark.parametrize("key", [f.name for f in fields(TrainerConfig) if f.name != "monitor"])
+def test_options_have_bounds(key: str) -> None:
+    least = 1 if key in ("epochs", "accumulate", "log_every") else 0
+    TrainerConfig(**{key: least})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"{key}: expected at least {least}, found {least - 1}"):
+        TrainerConfig(**{key: least - 1})  # type: ignore[arg-type]

@@ -75,7 +75,8 @@ def run_train(options: argparse.Namespace) -> Path:
     if options.resume and (options.words or options.init_from):
         fail("--resume continues a run as it was: for a changed one use --init-from")
     if not options.resume and not config.is_file():
-        fail(f"{config}: expected a config file, found none")
+        found = "a folder: of a run, take its config.yaml" if config.is_dir() else "none"
+        fail(f"{config}: expected a config file, found {found}")
     from .train import resume, train
 
     if options.resume:
@@ -86,7 +87,8 @@ def run_train(options: argparse.Namespace) -> Path:
 def read_texts(inputs: list[str]) -> list[str]:
     # Lines on stdin are UTF-8 whatever the locale says; bytes that are not become surrogates.
     if inputs == ["-"]:
-        inputs = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").splitlines()
+        lines = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n")
+        inputs = [line.removesuffix("\r") for line in lines.split("\n")]
     for number, text in enumerate(inputs, 1):
         if not text.strip() or any("\udc80" <= char <= "\udcff" for char in text):
             fail(f"input {number}: expected a text in UTF-8, found {text!r}")

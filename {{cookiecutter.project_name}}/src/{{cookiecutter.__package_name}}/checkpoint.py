@@ -7,10 +7,11 @@
 
 import os
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -49,13 +50,13 @@ def save(path: Path, parts: Mapping[str, Any], keep_previous: bool = False) -> N
 def load(path: Path) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU; a flipped bit or a missing end is an error."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with ZipFile(path) as archive:
             if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+                raise BadZipFile(f"the checksum of {damaged} is wrong")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a checkpoint, found none") from None
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+    except (BadZipFile, UnpicklingError, RuntimeError, ValueError, TypeError, OSError) as error:
         raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from None
 
 
@@ -74,6 +75,8 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
 
 def restore(state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     for key, part in parts.items():
+        if key not in state:
+            raise CheckpointError(f"another kind of checkpoint: expected {key} in it")
         if isinstance(part, torch.nn.Module):
             _compare(state[key], part.state_dict())
         if hasattr(part, "load_state_dict"):

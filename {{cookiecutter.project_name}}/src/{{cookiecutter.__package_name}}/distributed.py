@@ -1,6 +1,7 @@
 """Where a run computes: the device, and whether its algorithms are deterministic. Works alone."""
 
 import os
+import re
 
 import torch
 
@@ -16,7 +17,8 @@ def set_up(name: str, deterministic: bool) -> torch.device:
     if name == "auto":
         name = next(kind for kind, count in counts.items() if count)
     kind, _, index = name.partition(":")
-    if not (index or "0").isdecimal() or int(index or 0) >= counts.get(kind, 0):
+    is_device = re.fullmatch(r"(cuda|mps|cpu)(:[0-9]+)?", name)
+    if not is_device or int(index or 0) >= counts[kind]:
         expected = "auto, cpu, mps, cuda or cuda:N that is there"
         raise DeviceError(f"device: expected {expected}, found {name!r}: try device=cpu")
     if deterministic:

@@ -1,6 +1,8 @@
 """Evaluate a run on a split, or predict with it; `load` gives its model to a notebook."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +10,30 @@ import torch
 from torch import nn
 
 from . import checkpoint, config
-from .data import DataError, NgramEncoder
+from .data import NgramEncoder
 from .metrics import ConfusionMatrix
 from .train import Config, Run, build_model
 
 
-def load(
-    run: Path | str, name: str = "best", device: str = "cpu"
-) -> tuple[nn.Module, list[str], NgramEncoder]:
+def load(run: Path | str, name: str = "best") -> tuple[nn.Module, list[str], NgramEncoder]:
     """The model of a run in eval mode, its classes, and what turns a text into its input."""
     settings = config.load(Config, Path(run) / "config.yaml")
     state = checkpoint.load(Path(run) / "checkpoints" / f"{name}.pt")
     model = build_model(settings, state["classes"])
     checkpoint.restore(state, {"model_state_dict": model})
-    return model.to(device).eval(), state["classes"], NgramEncoder(settings.data)
+    return model.eval(), state["classes"], NgramEncoder(settings.data)
 
 
 def evaluate(folder: Path, split: str, name: str, root: Path) -> dict[str, Any]:
-    """The loss and the metrics of a run on a split, as `train` computes them."""
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
-    run = Run(config.load(Config, folder / "config.yaml"), root)
-    if run.classes != state["classes"]:
-        expected = f"the classes of the run, {', '.join(state['classes'])}"
-        found = ", ".join(run.classes)
-        raise DataError(f"{run.config.data.path}: expected {expected}, found {found}")
+    # On whatever device there is: it need not be the one that it was trained on.
+    run = Run(replace(config.load(Config, folder / "config.yaml"), device="auto"), root)
+    run.check_classes(state)
     checkpoint.restore(state, {"model_state_dict": run.model})
     run.trainer.metrics["confusion"] = ConfusionMatrix(len(run.classes))
     samples, values = run.loaders[split].size, run.trainer.evaluate(run.loaders[split])
     where = {"split": split, "checkpoint": name, "step": state["trainer"]["step"]}
+    values = {k: None if type(v) is float and not isfinite(v) else v for k, v in values.items()}
     return {**where, "samples": samples, "classes": run.classes, **values}
 
 

@@ -22,6 +22,10 @@ PLAIN_SECONDS = 10  # at least this long between two lines on train, where no ba
 NOT_SCALARS = ("step", "epoch", "split", "time")
 
 
+class LogError(ValueError):
+    exit_code = 2  # a log that is shorter than its checkpoint says
+
+
 class Logger:
     def __init__(self) -> None:
         self.start = self.shown = time.monotonic()
@@ -48,7 +52,7 @@ class Logger:
         self._show(record)
 
     def track(self, steps: Iterable[Any], epoch: int, start: int, total: int) -> Iterator[Any]:
-        """Pass the steps of an epoch on, under a progress bar where stderr is a terminal."""
+        # The steps of an epoch, under a progress bar where stderr is a terminal.
         quiet = not sys.stderr.isatty()
         with tqdm(steps, f"epoch {epoch}", total, True, initial=start, disable=quiet) as self.bar:
             yield from self.bar
@@ -63,10 +67,13 @@ class Logger:
 
     def state_dict(self) -> dict[str, int]:
         os.fsync(self.file.fileno())
-        return {"bytes": self.file.tell()}  # of metrics.jsonl, safely on disk
+        return {"bytes": os.fstat(self.file.fileno()).st_size}  # of metrics.jsonl, safely on disk
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Cut the log back; TensorBoard drops what it has from that step on, and gets it anew."""
+        # Cut the log back; TensorBoard drops what it has from that step on, and gets it anew.
+        if (size := self.state_dict()["bytes"]) < state["bytes"]:
+            expected = f"the {state['bytes']} bytes that were logged"
+            raise LogError(f"{self.file.name}: expected {expected}, found {size}")
         self.file.truncate(state["bytes"])
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]

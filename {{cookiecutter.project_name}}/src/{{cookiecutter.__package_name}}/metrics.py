@@ -9,8 +9,6 @@ from torch import Tensor
 
 
 class Accuracy:
-    """The share of predictions that are right."""
-
     higher_is_better = True
 
     def __init__(self) -> None:

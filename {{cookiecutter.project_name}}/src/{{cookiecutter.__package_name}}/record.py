@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+MAX_NEW_BYTES = 1_000_000  # a larger file that git does not know is not kept: it is no source
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 PACKAGES = ("torch", "pyyaml", "tensorboard", "tqdm", "numpy")
 
@@ -52,31 +53,31 @@ def start(folder: Path, config: str, root: Path, data: Path, facts: Mapping[str,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "processes": 1,
-        "git_commit": _git(root, "rev-parse", "HEAD").strip() or None,
+        "git_commit": _git(root, "rev-parse", "HEAD").decode().strip() or None,
         "git_dirty": bool(_git(root, "status", "--porcelain")),
         "data": fingerprint(data),
         "source": fingerprint(package, "*.py"),
     }
     write(folder / "config.yaml", config)
     write(folder / "manifest.json", manifest)
-    new = _git(root, "ls-files", "--others", "--exclude-standard").splitlines()
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")[:-1]
+    new = [name for name in new if (root / name).stat().st_size <= MAX_NEW_BYTES]
     patches = [_git(root, "diff", "--no-index", "--binary", os.devnull, name) for name in new]
-    if patch := "".join([_git(root, "diff", "HEAD", "--relative", "--binary"), *patches]):
+    if patch := b"".join([_git(root, "diff", "HEAD", "--relative", "--binary"), *patches]):
         write(folder / "source.patch", patch)
 
 
 def add_resume(folder: Path, step: int) -> None:
-    """Note in the manifest that the run goes on after `step`."""
     known = read(folder / "manifest.json")
     known["resumes"] = [*known.get("resumes", []), {"step": step, "started": time.strftime(TIME)}]
     write(folder / "manifest.json", known)
 
 
 def write(path: Path, content: Any) -> None:
-    """Write text, or anything else as JSON, to a file that is never seen half-written."""
-    text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+    """Write bytes or text, or anything else as JSON, to a file that is never seen half-written."""
+    text = content if isinstance(content, str | bytes) else json.dumps(content, indent=2) + "\n"
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.write_bytes(text if isinstance(text, bytes) else text.encode())
     os.replace(temporary, path)
 
 
@@ -84,7 +85,7 @@ def read(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty one when there is no such file."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise RunError(f"{path}: expected a JSON object, found: {error}") from None
 
 
@@ -93,9 +94,8 @@ def fingerprint(path: Path, pattern: str = "*") -> str:
     sha = hashlib.sha256()
     for file in sorted(file for file in (path, *path.rglob(pattern)) if file.is_file()):
         content = file.read_bytes()
-        sha.update(
-            f"{file.relative_to(path.parent).as_posix()} {len(content)}\n".encode() + content
-        )
+        name = file.relative_to(path.parent).as_posix()
+        sha.update(f"{name} {len(content)}\n".encode() + content)
     return sha.hexdigest()
 
 
@@ -116,11 +116,10 @@ def _relative(argument: str, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _git(root: Path, *arguments: str) -> bytes:
     # What git prints; nothing where there is no git, no repository or no commit.
-    command = ["git", "-c", "core.quotePath=false", *arguments]
     try:
-        run = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", timeout=60)
+        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, timeout=60)
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        return ""
-    return run.stdout if run.returncode < 2 else ""  # 1 is how `diff --no-index` says: it differs
+        return b""
+    return run.stdout if run.returncode < 2 else b""  # 1 is how `diff --no-index` says: it differs

@@ -11,7 +11,7 @@ from torch import nn
 
 from . import checkpoint, record
 from .config import dump, load
-from .data import DataConfig, Loader, build_datasets
+from .data import DataConfig, DataError, Loader, build_datasets
 from .distributed import default_generator, set_up
 from .logger import Logger
 from .metrics import Accuracy, MacroF1
@@ -85,6 +85,12 @@ class Run:
             "config": asdict(config),
         }
 
+    def check_classes(self, state: dict[str, Any]) -> None:
+        if self.classes != state["classes"]:
+            expected = f"the classes of the run, {', '.join(state['classes'])}"
+            found = ", ".join(self.classes)
+            raise DataError(f"{self.config.data.path}: expected {expected}, found {found}")
+
     def save(self, name: str) -> None:
         path = self.folder / "checkpoints" / f"{name}.pt"
         checkpoint.save(path, self.parts, keep_previous=name == "last")
@@ -94,6 +100,7 @@ class Run:
         self.folder = folder
         self.logger.open(folder)
         if state:
+            self.check_classes(state)
             checkpoint.restore(state, self.parts)
         else:
             self.logger.load_state_dict({"bytes": 0})

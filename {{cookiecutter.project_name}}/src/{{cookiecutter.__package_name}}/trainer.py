@@ -97,7 +97,7 @@ class Trainer:
         return F.cross_entropy(output, target, reduction="none"), output
 
     def fit(self, train: Any, val: Any) -> None:
-        while not self.finished:
+        while self.count or not self.finished:  # the last epoch may be still to be evaluated
             self.train_epoch(train)
             self.conclude_epoch(self.evaluate(val))
             self.checkpoint("last")
@@ -171,7 +171,7 @@ class Trainer:
         sign = 1 if self.mode == "max" else -1
         is_best = not self.best or sign * value > sign * self.best["value"]
         self.stale += 1
-        if is_best and not math.isnan(value):
+        if is_best and math.isfinite(value):
             self.stale = 0
             self.best = {"metric": self.config.monitor, "value": value, "step": self.step}
             self.checkpoint("best")
@@ -204,6 +204,7 @@ class Trainer:
         self.save(name)
 
     def state_dict(self) -> dict[str, Any]:
+        self.sync_loss()
         names = ("epoch", "step", "loss_sum", "count", "lr", "best", "stale")
         return {name: getattr(self, name) for name in names}
 
