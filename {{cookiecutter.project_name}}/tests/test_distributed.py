@@ -1,5 +1,7 @@
 """The device is the one that was asked for, or an error."""
 
+import os
+
 import pytest
 import torch
 
@@ -40,3 +42,11 @@ def test_seeding_the_default_generator_decides_dropout() -> None:
         masks.append(dropout(ones))
     assert torch.equal(masks[0], masks[2])
     assert not torch.equal(masks[0], masks[1])
+
+
+def test_cuda_is_told_to_be_deterministic_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    set_up("cpu", deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -123,3 +123,16 @@ def test_plain_lines_on_train_come_now_and_then(
         logger.log(record(step, loss=0.5))
     logger.close()
     assert capsys.readouterr().err == "epoch 1   step 1      train  loss 0.5000\n"
+
+
+def test_what_a_checkpoint_counts_on_is_synced_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    logger = Logger()
+    logger.open(tmp_path)
+    logger.log(record(1, loss=1.0))
+    logger.state_dict()
+    assert synced == [logger.file.fileno()]
+    logger.close()

@@ -359,3 +359,12 @@ def test_options_have_bounds(key: str) -> None:
     TrainerConfig(**{key: least})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=f"{key}: expected at least {least}, found {least - 1}"):
         TrainerConfig(**{key: least - 1})  # type: ignore[arg-type]
+
+
+def test_the_window_of_steps_starts_where_a_resumed_run_does() -> None:
+    trainer, _, _ = fit(epochs=2)
+    again, _, _ = fit(epochs=1)
+    again.load_state_dict({**trainer.state_dict(), "count": 0})
+    again.train_step([(batch, 1) for batch in batches([math.nan], 1)], 1)
+    with pytest.raises(TrainingError, match="in steps 5 to 5"):
+        again.sync_loss()
