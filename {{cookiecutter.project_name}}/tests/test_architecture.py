@@ -16,7 +16,7 @@ from torch import nn
 from {{ cookiecutter.__package_name }} import __main__ as command_line
 
 SOURCE = Path(command_line.__file__).parent
-ROOTS = {"train", "evaluate", "__main__"}
+ROOTS = {"train", "evaluate", "reproduce", "__main__"}
 LEAVES = sorted({path.stem for path in SOURCE.glob("*.py")} - ROOTS - {"__init__"})
 Alone = Callable[[str], ModuleType]
 
@@ -55,7 +55,8 @@ def test_the_imports_are_a_star() -> None:
     for leaf in LEAVES:
         assert siblings(leaf) == set(), f"{leaf}.py: a leaf imports no sibling"
     assert siblings("train") <= set(LEAVES)
-    assert siblings("evaluate") <= {*LEAVES, "train"}
+    for command in ("evaluate", "reproduce"):
+        assert siblings(command) <= {*LEAVES, "train"}
     assert siblings("__main__") <= ROOTS
 
 

@@ -42,7 +42,7 @@ def test_damage_is_found_and_named(tmp_path: Path, damage: str) -> None:
     content[content.index(weight) + 5] ^= 1
     broken = {"empty": b"", "truncated": bytes(content[:-200]), "flipped": bytes(content)}
     path.write_bytes(broken.get(damage, b"hello"))
-    with pytest.raises(CheckpointError, match=r"last\.pt: damaged: "):
+    with pytest.raises(CheckpointError, match=r"last\.pt: damaged or missing: "):
         checkpoint.load(path)
 
 
@@ -55,9 +55,9 @@ def test_the_one_before_is_used_when_the_last_is_damaged(
     assert checkpoint.load_latest(tmp_path) == {"step": 3}
     (tmp_path / "last.pt").write_bytes(b"")
     assert checkpoint.load_latest(tmp_path) == {"step": 2}
-    assert "last.pt: damaged" in capsys.readouterr().err
+    assert "last.pt: damaged or missing" in capsys.readouterr().err
     (tmp_path / "last.prev.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"last\.prev\.pt: damaged"):
+    with pytest.raises(CheckpointError, match=r"last\.prev\.pt: damaged or missing"):
         checkpoint.load_latest(tmp_path)
 
 
@@ -87,14 +87,14 @@ def test_a_full_disk_is_named_although_pytorch_hides_it(tmp_path: Path) -> None:
 def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a.pt", parts())
     state = checkpoint.load(tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match=r"expected weight \(2, 4\), found \(2, 3\)"):
+    with pytest.raises(CheckpointError, match=r"size mismatch for weight: .*\[2, 3\].*\[2, 4\]"):
         checkpoint.restore(state, {"model_state_dict": torch.nn.Linear(4, 2)})
-    with pytest.raises(CheckpointError, match=r"expected bias None, found \(2,\)"):
+    with pytest.raises(CheckpointError, match=r"Unexpected key.*bias"):
         checkpoint.restore(state, {"model_state_dict": torch.nn.Linear(3, 2, bias=False)})
 
 
 def test_a_missing_checkpoint_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected a checkpoint, found none"):
+    with pytest.raises(CheckpointError, match=r"damaged or missing: .*No such file"):
         checkpoint.load(tmp_path / "last.pt")
 
 
@@ -102,7 +102,7 @@ def test_objects_are_refused_and_so_are_checkpoints_of_something_else(tmp_path: 
     torch.save({"model_state_dict": torch.nn.Linear(1, 1)}, tmp_path / "object.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     for name in ("object", "list"):
-        with pytest.raises(CheckpointError, match=rf"{name}\.pt: damaged"):
+        with pytest.raises(CheckpointError, match=rf"{name}\.pt: damaged or missing"):
             checkpoint.load(tmp_path / f"{name}.pt")
     with pytest.raises(CheckpointError, match="expected model_state_dict in it"):
         checkpoint.restore({"weights": 1}, parts())

@@ -1,21 +1,32 @@
 """Samples reach the model once an epoch, in a known order, and none crosses from test to train."""
 
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from {{ cookiecutter.__package_name }} import data
 from {{ cookiecutter.__package_name }}.data import (
     CustomDataset,
     DataConfig,
     Loader,
+    Seeded,
 )
 
 WORDS = Path(__file__).parents[1] / "data" / "words.csv"
 TEXTS = ["Happy", "Amazing", "Sad", "Unhappy", "Glum"]
+NONE = "found [0, 0, 0], []"
+COLUMNS = "expected the columns text and label, found "
+CSV = "expected CSV in UTF-8, found: "
+CODEC = "'utf-8' codec can't encode character '\\udcff' in position 1: surrogates not allowed"
+ROW = "expected 2 values, a text and a label among them, found "
 LABELS = ["Positive", "Positive", "Negative", "Negative", "Negative"]
 
 
@@ -44,7 +55,7 @@ def test_the_dataset_of_the_notes() -> None:
 
 
 def test_a_dataset_is_a_sequence() -> None:
-    dataset = CustomDataset(TEXTS, LABELS)
+    dataset: Any = CustomDataset(TEXTS, LABELS)
     assert len(dataset) == 5
     assert dataset[-1] == {"Text": "Glum", "Class": "Negative"}
     assert [sample["Text"] for sample in dataset] == TEXTS
@@ -52,11 +63,12 @@ def test_a_dataset_is_a_sequence() -> None:
     assert {"Text": "Sad", "Class": "Positive"} not in dataset
     part = dataset[1:4:2]
     assert isinstance(part, CustomDataset)
-    assert list(part) == [dataset[1], dataset[3]]
+    assert [part[0], part[1]] == [dataset[1], dataset[3]]
+    assert len(part) == 2
     for index in (5, -6):
         with pytest.raises(IndexError):
             dataset[index]
-    with pytest.raises(ValueError, match="a label for each text, found 5 texts and 1 labels"):
+    with pytest.raises(ValueError, match="as many labels as texts, found 1, 5"):
         CustomDataset(TEXTS, LABELS[:1])
 
 
@@ -71,11 +83,13 @@ def test_an_encoded_text_marks_its_ngrams_whatever_its_case() -> None:
 def test_each_text_is_encoded_once() -> None:
     seen: list[str] = []
 
-    def encode(text: str) -> torch.Tensor:
-        seen.append(text)
-        return torch.zeros(1)
+    class Counted(data.NgramEncoder):
+        def __call__(self, text: str) -> torch.Tensor:
+            seen.append(text)
+            return super().__call__(text)
 
-    dataset = data.EncodedDataset(CustomDataset(TEXTS, LABELS), encode, sorted(set(LABELS)))
+    texts, encode = CustomDataset(TEXTS, LABELS), Counted(DataConfig(features=8))
+    dataset = data.EncodedDataset(texts, encode, sorted(set(LABELS)))
     loader = Loader(dataset, DataConfig(batch_size=2), seed=0)
     assert sorted(chain(*batches(loader, 0), *batches(loader, 1))) == [0] * 6 + [1] * 4
     assert seen == TEXTS
@@ -157,15 +171,22 @@ def test_no_test_row_reaches_the_training_set() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "FILE:1: expected the columns text and label, found an empty file"),
-        (b"word,label\na,b\n", "FILE:1: expected the columns text and label, found word, label"),
-        (b"text,label\n", "FILE: expected rows for the split train, found none: add some"),
-        (b"text,label\na,b\nc,d,e\n", "FILE:3: expected 2 values, found more"),
-        (b"text,label\na,b\n\nc\n", "FILE:4: expected 2 values, found fewer"),
-        (b"text,label\n  ,b\n", "FILE:2: expected a text and a label, found an empty one"),
-        (b"text,label\na,\n", "FILE:2: expected a text and a label, found an empty one"),
-        (b"text,label\na,b\nc\xff,d\n", "FILE:3: expected UTF-8, found other bytes"),
-        (b'text,label\na,b\n"c,d\n', "FILE:3: expected CSV, found: unexpected end of data"),
+        (b"", "FILE:1: " + COLUMNS + "[]"),
+        (b"word,label\na,b\n", "FILE:1: " + COLUMNS + "['word', 'label']"),
+        (b"text,label\n", "FILE: expected rows in ('train', 'val', 'test'), two classes, " + NONE),
+        (b"text,label\na,b\nc,d,e\n", "FILE:3: " + ROW + "['c', 'd', ['e']]"),
+        (b"text,label\na,b\n\nc\n", "FILE:4: " + ROW + "['c', None]"),
+        (b"text,label\n  ,b\n", "FILE:2: " + ROW + "['  ', 'b']"),
+        (b"text,label\na,\n", "FILE:2: " + ROW + "['a', '']"),
+        (
+            b"text,text,label\n",
+            "FILE:1: " + COLUMNS + "['text', 'text', 'label']",
+        ),
+        (b"text,label\na,b\nc\xff,d\n", "FILE:3: " + CSV + CODEC),
+        (
+            b'text,label\na,b\n"c,d\n',
+            "FILE:3: " + CSV + "unexpected end of data",
+        ),
     ],
 )
 def test_bad_data_is_told_with_its_line(tmp_path: Path, content: bytes, told: str) -> None:
@@ -182,12 +203,12 @@ def test_a_missing_file_and_missing_classes_are_told(tmp_path: Path) -> None:
         data.load_data(path)
     rows = [f"word {i},a" for i in range(50)]
     path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
-    with pytest.raises(data.DataError, match="expected two classes or more, found only 'a'"):
+    with pytest.raises(data.DataError, match=r"two classes, found .*\['a'\]"):
         data.load_data(path)
     test_row = next(i for i in range(50) if data.split_of(f"word {i}") == "test")
     rows[test_row] = f"word {test_row},b"
     path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
-    with pytest.raises(data.DataError, match=f"{path.name}:{test_row + 2}: .* 'b' in val or test"):
+    with pytest.raises(data.DataError, match=f"csv:{test_row + 2}: expected 'b' in train too"):
         data.load_data(path)
 
 
@@ -218,8 +239,85 @@ def test_white_space_around_a_label_is_no_part_of_it(tmp_path: Path) -> None:
     assert data.load_data(path)[1] == ["a", "b"]
 
 
-@pytest.mark.parametrize("key", ["batch_size", "num_workers", "limit", "features", "ngram"])
-def test_options_have_bounds(key: str) -> None:
-    least = 0 if key in ("num_workers", "limit") else 1
-    with pytest.raises(ValueError, match=f"{key}: expected at least {least}, found {least - 1}"):
-        DataConfig(**{key: least - 1})  # type: ignore[arg-type]
+@dataclass
+class Drawn:
+    """Sample i is (i, random numbers of three kinds)."""
+
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        numbers = [random.random(), float(numpy.random.random()), torch.rand(()).item()]
+        return torch.tensor(index), torch.tensor(numbers, dtype=torch.float64)
+
+
+def drawn(loader: Loader, epoch: int, start: int = 0) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for micro_batches, _ in loader.steps(epoch, start):
+        for (index, numbers), _ in micro_batches:
+            found |= dict(zip(index.tolist(), numbers.tolist(), strict=True))
+    return found
+
+
+def test_random_numbers_of_a_sample_depend_on_seed_epoch_and_index_alone() -> None:
+    config, workers = DataConfig(batch_size=4), DataConfig(batch_size=3, num_workers=2)
+    one, two = (Loader(Seeded(Drawn(10)), options, seed=5) for options in (config, workers))
+    epochs = [drawn(one, epoch) for epoch in (0, 1)]
+    assert [drawn(two, epoch) for epoch in (0, 1)] == epochs  # workers that live on, too
+    assert drawn(one, 0) == epochs[0]
+    late = drawn(one, 1, start=2)
+    assert late == {index: epochs[1][index] for index in late}
+    assert len(late) == 2
+    others = drawn(Loader(Seeded(Drawn(10)), config, seed=6), 0)
+    samples = [*epochs[0].values(), *epochs[1].values(), *others.values()]
+    for kind in zip(*samples, strict=True):
+        assert len(set(kind)) == 30  # none repeats another, within an epoch or between two
+
+
+def test_validation_is_the_same_each_time_and_gets_nothing_of_the_training_set() -> None:
+    val = Loader(Seeded(Drawn(5)), DataConfig(batch_size=2))
+    assert drawn(val, 0) == drawn(val, 0)
+    datasets, _ = data.build_datasets(DataConfig(limit=5, features=8), WORDS.parents[1])
+    before = [inputs.clone() for inputs, _ in (datasets["val"][i] for i in range(5))]
+    augmented = Loader(Seeded(datasets["train"]), DataConfig(), seed=0)
+    for micro_batches, _ in augmented.steps():
+        micro_batches[0][0][0].add_(1)
+    for inputs, i in zip(before, range(5), strict=True):
+        assert torch.equal(inputs, datasets["val"][i][0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_are_fetched_with_one_thread_and_training_keeps_its_own(workers: int) -> None:
+    class Threads(Numbers):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.tensor(torch.get_num_threads()), torch.tensor(index)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    loader = Loader(Threads(4), DataConfig(batch_size=2, num_workers=workers))
+    for micro_batches, _ in loader.steps():
+        assert micro_batches[0][0][0].tolist() == [1, 1]
+        assert torch.get_num_threads() == 2
+
+    class Broken(Numbers):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            raise KeyError(index)
+
+    with pytest.raises(KeyError):
+        next(iter(Loader(Broken(4), DataConfig(num_workers=workers)).steps()))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_a_dataset_without_indices_is_refused_before_workers_repeat_it() -> None:
+    class Stream(IterableDataset[int]):
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(3))
+
+    with pytest.raises(TypeError, match="expected a dataset with len"):
+        Loader(Stream(), DataConfig(num_workers=2))

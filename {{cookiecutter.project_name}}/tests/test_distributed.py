@@ -1,12 +1,15 @@
 """The device is the one that was asked for, or an error."""
 
 import os
+import signal
+import sys
 
 import pytest
 import torch
 
 from {{ cookiecutter.__package_name }}.distributed import (
     DeviceError,
+    StopSignal,
     default_generator,
     set_up,
 )
@@ -23,7 +26,7 @@ def test_auto_takes_the_best_device_there_is() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:", "cuda:99", "cuda:x", "cuda:-1", "cpu:1", ""])
 def test_a_device_that_is_not_there_is_told(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"that is there, found '{name}': try device=cpu"):
+    with pytest.raises(DeviceError, match=f"device: expected auto, .*cpu:0, found '{name}'"):
         set_up(name, deterministic=True)
 
 
@@ -50,3 +53,19 @@ def test_cuda_is_told_to_be_deterministic_before_it_starts(
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     set_up("cpu", deterministic=True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_is_kept_and_a_second_one_of_either_kind_would_end_the_process(
+    number: signal.Signals,
+) -> None:
+    before = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)]
+    stop = StopSignal()
+    with stop:
+        assert stop.number == 0
+        os.kill(os.getpid(), number)
+        assert (stop.number, stop.name) == (number, number.name)
+        kinds = (signal.SIGTERM, signal.SIGINT)
+        assert [signal.getsignal(kind) for kind in kinds] == [signal.SIG_DFL] * 2
+    assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == before

@@ -109,7 +109,7 @@ def test_a_log_that_was_cut_back_knows_its_length(tmp_path: Path) -> None:
     state = logger.state_dict()
     logger.log(record(2, loss=1.0))
     logger.load_state_dict(state)
-    assert logger.state_dict() == state
+    assert logger.state_dict()["bytes"] == state["bytes"] > 0
     logger.close()
 
 

@@ -44,7 +44,7 @@ def test_the_scale_of_the_output_does_not_grow_with_the_width() -> None:
 
 
 def test_it_tells_its_size_when_printed() -> None:
-    assert repr(MyLinear(3, 2)) == "MyLinear(in_features=3, out_features=2, bias=True)"
+    assert repr(MyLinear(3, 2)) == "MyLinear(in_features=3, out_features=2)"
 
 
 def test_the_classifier_is_made_of_mylinear_and_drops_out_in_training_alone() -> None:

@@ -61,7 +61,8 @@ def start(root: Path) -> dict[str, object]:
     folder = root / "runs" / "x"
     folder.mkdir(parents=True)
     (root / "d.csv").write_text("data", encoding="utf-8")
-    record.start(folder, "seed: 1\n", root, root / "d.csv", {"seed": 1})
+    facts = record.describe(root, root / "d.csv", torch.device("cpu"))
+    record.start(folder, "seed: 1\n", facts, root)
     assert (folder / "config.yaml").read_text(encoding="utf-8") == "seed: 1\n"
     manifest: dict[str, object] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return manifest
@@ -76,8 +77,9 @@ def test_the_manifest_tells_what_ran_and_not_who_ran_it(
     package = record.__name__.partition(".")[0]
     assert manifest["command"] == [package, "train", "configs/c.yaml", "y.yaml", "seed=1"]
     expected = {
-        "command", "folder", "started", "seed", "python", "packages", "platform", "cpu", "threads",
-        "processes", "git_commit", "git_dirty", "data", "source",
+        "command", "folder", "started", "python", "packages", "platform", "cpu", "device", "gpu",
+        "threads", "processes", "deterministic_algorithms", "cublas_workspace",
+        "git_commit", "git_dirty", "data", "source",
     }  # fmt: skip
     assert set(manifest) == expected
     assert "somebody" not in json.dumps(manifest)
@@ -115,16 +117,6 @@ def test_uncommitted_changes_are_kept_as_a_patch(tmp_path: Path) -> None:
     git("apply", str(root / "runs" / "x" / "source.patch"))
     assert (root / "code.py").read_text(encoding="utf-8") == "a = 2\n"
     assert (root / "new.py").read_text(encoding="utf-8") == "b = 3\n"
-
-
-def test_a_resume_adds_an_entry_and_changes_nothing_else(tmp_path: Path) -> None:
-    before = start(tmp_path)
-    folder = tmp_path / "runs" / "x"
-    for step in (3, 7):
-        record.add_resume(folder, step)
-    after = record.read(folder / "manifest.json")
-    assert [entry["step"] for entry in after.pop("resumes")] == [3, 7]
-    assert after == before
 
 
 def test_a_file_that_is_no_json_is_told(tmp_path: Path) -> None:

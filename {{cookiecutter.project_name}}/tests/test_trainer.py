@@ -1,8 +1,8 @@
 """The loop does what the arithmetic says, in the corners too."""
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from {{ cookiecutter.__package_name }}.trainer import (
     OptionError,
+    Stopped,
     Trainer,
     TrainerConfig,
     TrainingError,
@@ -198,10 +199,10 @@ def test_save_every_saves_within_an_epoch() -> None:
     assert saved == ["last", "best", "last"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps() -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step() -> None:
     train = batches([1.0] * 10 + [math.nan] + [1.0] * 9, 1)
     saved: list[str] = []
-    with pytest.raises(TrainingError, match="the loss became nan in steps 9 to 12"):
+    with pytest.raises(TrainingError, match="the loss is nan by step 12"):
         trainer = Given(
             one_weight(),
             torch.optim.SGD([torch.zeros(1)], 0.1),
@@ -278,7 +279,7 @@ def test_running_totals_keep_no_graph() -> None:
 
 
 def test_mistakes_in_wiring_are_told() -> None:
-    with pytest.raises(OptionError, match=r"expected one of loss, score, found 'acc'"):
+    with pytest.raises(OptionError, match=r"expected one of \['loss', 'score'\], found 'acc'"):
         fit(metrics={"score": Scripted([])}, monitor="acc")
 
     class Averaged(Given):
@@ -353,18 +354,44 @@ def test_the_state_counts_losses_that_are_still_on_the_device() -> None:
     assert (trainer.state_dict()["loss_sum"], trainer.state_dict()["count"]) == (3.0, 2)
 
 
-@pytest.mark.parametrize("key", [f.name for f in fields(TrainerConfig) if f.name != "monitor"])
-def test_options_have_bounds(key: str) -> None:
-    least = 1 if key in ("epochs", "accumulate", "log_every") else 0
-    TrainerConfig(**{key: least})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"{key}: expected at least {least}, found {least - 1}"):
-        TrainerConfig(**{key: least - 1})  # type: ignore[arg-type]
+@pytest.mark.parametrize("at", [1, 2, 4, 6, 9])
+def test_a_stop_leaves_a_state_that_goes_on_as_if_nothing_had_happened(at: int) -> None:
+    class Score(Scripted):
+        def update(self, preds: Tensor, target: Tensor) -> None:
+            self.values = iter([float(preds.sum())])
 
+    def build() -> tuple[Trainer, list[dict[str, Any]]]:
+        log: list[dict[str, Any]] = []
+        model = one_weight()
+        config = TrainerConfig(monitor="loss", epochs=3, log_every=2)
+        optimizer = torch.optim.SGD(model.parameters(), 0.5, momentum=0.9)
+        return Given(model, optimizer, config, metrics={"s": Score([])}, log=log.append), log
 
-def test_the_window_of_steps_starts_where_a_resumed_run_does() -> None:
-    trainer, _, _ = fit(epochs=2)
-    again, _, _ = fit(epochs=1)
-    again.load_state_dict({**trainer.state_dict(), "count": 0})
-    again.train_step([(batch, 1) for batch in batches([math.nan], 1)], 1)
-    with pytest.raises(TrainingError, match="in steps 5 to 5"):
-        again.sync_loss()
+    train = batches([1.0, 2.0, 3.0], 1)
+    whole, expected = build()
+    whole.fit(train, train[:1])  # three steps an epoch, asked four times
+    part, log = build()
+    asked, saved = [0], [dict[str, Any]()]
+
+    def stop() -> bool:
+        asked[0] += 1
+        return asked[0] == at
+
+    def save(name: str) -> None:
+        if name == "last":
+            parts: list[Any] = [part.model, part.optimizer, part]
+            saved[0] = copy.deepcopy({str(i): p.state_dict() for i, p in enumerate(parts)})
+
+    part.stop, part.save = stop, save
+    with pytest.raises(Stopped):
+        part.fit(train, train[:1])
+    again, rest = build()
+    restored: list[Any] = [again.model, again.optimizer, again]
+    for i, each in enumerate(restored):
+        each.load_state_dict(saved[0][str(i)])
+    again.fit(train, train[:1])
+    for line in (*expected, *log, *rest):
+        line.pop("rate", None)
+    assert [*log, *rest] == expected
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -1,1 +1,0 @@
-"""Train, evaluate, reproduce: see README.md, and `python -m` this package with `--help`."""

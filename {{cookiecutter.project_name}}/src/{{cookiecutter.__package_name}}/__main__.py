@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 PARENTS = Path(__file__).resolve().parents
 ROOT = next((path for path in PARENTS if (path / "pyproject.toml").exists()), Path.cwd())
 DEFAULT = ROOT / "configs" / "default.yaml"
+
+
+class CommandError(ValueError):
+    exit_code = 2  # a mistake in the command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,18 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # some batch systems give us ASCII
     try:
-        run(options)
-        sys.stdout.flush()
-        return 0
+        return run(options)
     except BrokenPipeError:  # whoever reads our results has enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        os._exit(0)
+    except KeyboardInterrupt:  # with nothing to save, or for the second time
+        return 130
     except Exception as error:
-        code: int | None = getattr(error, "exit_code", None)
-        if code is None:  # not a mistake in what was asked for: the traceback is wanted
+        if not hasattr(error, "exit_code"):  # no mistake of the user's: the traceback is wanted
             raise
         print(f"error: {error}", file=sys.stderr)
-        return code
+        return int(error.exit_code)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -37,50 +38,56 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="a new run, or the rest of one")
     train.formatter_class = argparse.RawDescriptionHelpFormatter
-    train.usage = "%(prog)s [CONFIG] [section.key=value ...] [--init-from RUN] | --resume RUN"
+    train.usage = "%(prog)s [CONFIG | --resume RUN] [--init-from RUN] [section.key=value ...]"
     train.epilog = DEFAULT.read_text("utf-8") if DEFAULT.exists() else None
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
     train.add_argument("--resume", type=Path, metavar="RUN", help="continue this run in place")
     train.add_argument("--init-from", type=Path, metavar="RUN", help="start from its best weights")
     evaluate = commands.add_parser("evaluate", help="the metrics of a run, as a JSON object")
-    evaluate.add_argument("run", type=Path, metavar="RUN")
     evaluate.add_argument("--split", choices=["val", "test"], default="test")
     evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best")
     predict = commands.add_parser("predict", help="a JSON object a line, for each input")
-    predict.add_argument("run", type=Path, metavar="RUN")
+    reproduce = commands.add_parser("reproduce", help="run it again, compare; exit code 3: differs")
+    reproduce.add_argument("--anyway", action="store_true", help="with other data or source too")
+    for command in (evaluate, predict, reproduce):
+        command.add_argument("run", type=Path, metavar="RUN")
     predict.add_argument("inputs", nargs="+", metavar="INPUT", help="a text; - for lines on stdin")
     return parser.parse_args(arguments)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     is_train = options.command == "train"
     folder = options.resume or options.init_from if is_train else options.run
     if folder and not (folder / "config.yaml").is_file():
-        fail(f"{folder}: expected the folder of a run, found no config.yaml in it")
+        raise CommandError(f"{folder}: expected the folder of a run, found no config.yaml in it")
     if is_train:
         print(run_train(options))
-        return
+        return 0
     from .evaluate import evaluate, predict
+    from .reproduce import reproduce
 
     if options.command == "evaluate":
-        print(json.dumps(evaluate(folder, options.split, options.checkpoint, ROOT)))
+        results = iter([evaluate(folder, options.split, options.checkpoint, ROOT)])
+    elif options.command == "predict":
+        results = predict(folder, read_texts(options.inputs))
     else:
-        for prediction in predict(folder, read_texts(options.inputs)):
-            print(json.dumps(prediction))
+        results = iter([reproduce(folder, ROOT, options.anyway)])
+    for result in results:
+        print(json.dumps(result), flush=True)
+    return 3 if result.get("identical") is False else 0
 
 
 def run_train(options: argparse.Namespace) -> Path:
     given = [word for word in options.words[:1] if "=" not in word]
     config, overrides = Path(*given) if given else DEFAULT, options.words[len(given) :]
-    if options.resume and (options.words or options.init_from):
-        fail("--resume continues a run as it was: for a changed one use --init-from")
+    if options.resume and (given or options.init_from):
+        raise CommandError("--resume continues a run as it was: for another one use --init-from")
     if not options.resume and not config.is_file():
-        found = "a folder: of a run, take its config.yaml" if config.is_dir() else "none"
-        fail(f"{config}: expected a config file, found {found}")
+        raise CommandError(f"{config}: expected a config file, found none")
     from .train import resume, train
 
     if options.resume:
-        return resume(options.resume, ROOT)
+        return resume(options.resume, overrides, ROOT)
     return train(config, overrides, ROOT, options.init_from)
 
 
@@ -91,13 +98,8 @@ def read_texts(inputs: list[str]) -> list[str]:
         inputs = [line.removesuffix("\r") for line in lines.split("\n")]
     for number, text in enumerate(inputs, 1):
         if not text.strip() or any("\udc80" <= char <= "\udcff" for char in text):
-            fail(f"input {number}: expected a text in UTF-8, found {text!r}")
+            raise CommandError(f"input {number}: expected a text in UTF-8, found {text!r}")
     return inputs
-
-
-def fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,7 @@ class SaveError(OSError):
 
 def save(path: Path, parts: Mapping[str, Any], keep_previous: bool = False) -> None:
     """Write each part's `state_dict()`, or its plain value; keep what it replaces as .prev.pt."""
-    state: dict[str, Any] = {}
-    for key, part in parts.items():
-        state[key] = part.state_dict() if hasattr(part, "state_dict") else part
+    state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -54,37 +52,30 @@ def load(path: Path) -> dict[str, Any]:
             if damaged := archive.testzip():
                 raise BadZipFile(f"the checksum of {damaged} is wrong")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected a checkpoint, found none") from None
     except (BadZipFile, UnpicklingError, RuntimeError, ValueError, TypeError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{path}: damaged or missing: {str(error).splitlines()[0]}") from None
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint of a run, or the one before when it is damaged; None if there is none."""
-    paths = [path for path in (folder / "last.pt", folder / "last.prev.pt") if path.exists()]
-    for path in paths:
-        try:
-            return load(path)
-        except CheckpointError as error:
-            if path == paths[-1]:
-                raise
-            print(f"warning: {error}; using {paths[-1].name}", file=sys.stderr)
-    return None
+    last, previous = folder / "last.pt", folder / "last.prev.pt"
+    try:
+        return load(last) if last.exists() or previous.exists() else None
+    except CheckpointError as error:
+        if not previous.exists():
+            raise
+        print(f"warning: {error}; using {previous.name}", file=sys.stderr)
+        return load(previous)
 
 
 def restore(state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Load the state of each part; what is a plain value must be equal to that in the state."""
     for key, part in parts.items():
         if key not in state:
             raise CheckpointError(f"another kind of checkpoint: expected {key} in it")
-        if isinstance(part, torch.nn.Module):
-            _compare(state[key], part.state_dict())
-        if hasattr(part, "load_state_dict"):
-            part.load_state_dict(state[key])
-
-
-def _compare(theirs: Mapping[str, torch.Tensor], ours: Mapping[str, torch.Tensor]) -> None:
-    for name in sorted({*theirs, *ours}):
-        found, expected = (tuple(d[name].shape) if name in d else None for d in (theirs, ours))
-        if found != expected:
-            raise CheckpointError(f"another model: expected {name} {expected}, found {found}")
+        try:
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[key])
+            elif part != state[key]:
+                raise RuntimeError(f"expected {state[key]}, found {part}")
+        except RuntimeError as error:
+            raise CheckpointError(f"other {key}: {' '.join(str(error).split())}") from None

@@ -1,29 +1,29 @@
 """Typed YAML: load a file into a dataclass, override, check, dump. Works alone."""
 
-# Any dataclass will do whose fields are bool, int, float, str, Path, Literal, another dataclass,
-# or list, tuple, dict and `T | None` of these:
+# Any dataclass will do whose fields have defaults and are bool, int, float, str, Path, Literal,
+# another dataclass, or list, tuple and `T | None` of these:
 #
 #     config = load(MyConfig, Path("my.yaml"), ["optim.lr=1e-3"])
 #
-# A field's help is the comment behind it. Ranges are checked in the dataclass's `__post_init__`, by
-# `raise ValueError("KEY: expected ..., found ...")`; the loader puts file, line and section before.
+# A field's help is the comment behind it. `Annotated[int, 1]` is a number from 1 on, and
+# `Annotated[float, 0, 1]` one from 0 to 1. What no type can say is checked in the dataclass's
+# `__post_init__`, by `raise ValueError("KEY: expected ..., found ...")`; the loader puts file, line
+# and section before.
 
 import difflib
 import inspect
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
-from pathlib import Path, PurePath
+from dataclasses import is_dataclass, replace
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 T = TypeVar("T")
-Nodes = dict[str, yaml.Node]
-MAX_BYTES = 100_000
-OVERRIDE = "!override"  # the tag of a value from the command line
+Found = dict[str, tuple[str, Any]]  # by key: FILE:LINE, and the value
+COMMAND_LINE = "command line"
 INTEGER = r"[-+]?(0|[1-9][0-9]{0,17})"
 FLOAT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf"
 SCALARS: dict[Any, tuple[str, str, Any]] = {  # what is expected, what it looks like, what it gives
@@ -41,203 +41,157 @@ class ConfigError(ValueError):
 
 def load(cls: type[T], path: Path | None = None, overrides: Iterable[str] = ()) -> T:
     """Build a `cls` from its defaults, then the file, then the `section.key=value` overrides."""
-    known, nodes = dict(_keys(cls, "")), Nodes()
-    if path and (root := _read(path)):
-        _collect(root, "", known, nodes)
+    known, found = dict(_keys(cls, "")), Found()
+    try:
+        text = path.read_text("utf-8-sig", "surrogateescape") if path else ""
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
+    _collect(_parse(text, str(path)) or {}, f"{path}:1", "", known, found)
     for text in overrides:
         key, equals, value = text.partition("=")
-        node = yaml.ScalarNode(OVERRIDE, value, yaml.Mark("command line", 0, -1, 0, "", 0))
         if not equals:
-            _fail(node, "", "section.key=value", repr(text))
-        if is_dataclass(_type_of(key, known, node)):
-            _fail(node, key, f"{key}.KEY=VALUE, since it is a section", repr(text))
-        nodes[key] = node
-    config: T = _construct(cls, MISSING, "", nodes, str(path or "command line"))
+            raise _error(COMMAND_LINE, "", "section.key=value", text)
+        _collect(value, COMMAND_LINE, key, known, found)
+    config: T = _replace(cls(), "", found, str(path or COMMAND_LINE))
     return config
 
 
-def dump(config: Any, comments: bool = False) -> str:
+def dump(config: Any, comments: bool = False, indent: str = "") -> str:
     """The config as YAML that `load` reads back equal; with each key's type and help behind it."""
-    sections = asdict(config, dict_factory=OrderedDict)
-    text: str = yaml.dump(sections, None, _Dumper, sort_keys=False, allow_unicode=True, width=10**9)
-    if not comments:
-        return text
-    pairs = zip(text.splitlines(), _helps(type(config)), strict=True)
-    return "".join(f"{line:30}  # {text}\n" if text else f"{line}\n" for line, text in pairs)
+    source = inspect.getsource(type(config)) if comments else ""
+    helps, text = dict(re.findall(r"(?m)^ +(\w+): .*  # (.+)$", source)), ""
+    style: Any = {"default_flow_style": True, "width": 10**9, "allow_unicode": True}
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            text += f"{indent}{name}:\n{dump(value, comments, indent + '  ')}"
+        else:
+            line = indent + yaml.safe_dump({name: _plain(value)}, **style)[1:-2]  # no braces
+            text += f"{line:30}  # {_kind(hint)}: {helps[name]}\n" if comments else f"{line}\n"
+    return text
 
 
-class _Loader(yaml.SafeLoader):
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or event.anchor or getattr(event, "tag", None):
-            _fail(event, "", "plain values", "an anchor (&), an alias (*) or a tag (!)")
-        return super().compose_node(parent, index)
+class _Loader(yaml.BaseLoader):
+    # Scalars are text or None, and a mapping is {key: (FILE:LINE, value)}.
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        is_null = node.style is None and node.value in ("", "~", "null", "Null", "NULL")
+        return None if is_null else node.value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        pairs = Found()
+        for key, child in node.value:
+            where = f"{self.name}:{key.start_mark.line + 1}"
+            name = str(self.construct_object(key, deep=True))
+            if name in pairs:
+                there = pairs[name][0]
+                raise ConfigError(f"{where}: {name}: expected it once, found it in {there} too")
+            pairs[name] = where, self.construct_object(child, deep=True)
+        return pairs
 
 
-class _Dumper(yaml.SafeDumper):
-    def represent_data(self, data: Any) -> yaml.Node:
-        data = str(data) if isinstance(data, PurePath) else data
-        data = data.item() if hasattr(data, "item") else data  # numpy's numbers become Python's
-        is_section = isinstance(data, OrderedDict)
-        node = super().represent_data(dict(data) if is_section else data)
-        node.flow_style = not is_section  # type: ignore[attr-defined]
-        return node
-
-
-def _read(path: Path) -> yaml.Node | None:
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ConfigError(f"{path}: expected at most {MAX_BYTES} bytes, found {size}")
-        return _parse(path.read_text("utf-8-sig", "surrogateescape"), str(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
-
-
-def _parse(text: str, source: str) -> yaml.Node | None:
+def _parse(text: str, source: str) -> Any:
     try:
         loader = _Loader(text)
         loader.name = source
-        return loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        line, problem = error.problem_mark.line if error.problem_mark else 0, error.problem
-    except yaml.reader.ReaderError as error:
-        line, problem = (
-            text.count("\n", 0, error.position),
-            "a byte that is not UTF-8, or a control character",
-        )
-    except RecursionError:
-        line, problem = 0, "hundreds of levels"
-    raise ConfigError(f"{source}:{line + 1}: expected YAML, found: {problem}")
+        return loader.get_single_data()
+    except (yaml.YAMLError, RecursionError) as error:
+        mark, position = getattr(error, "problem_mark", None), getattr(error, "position", 0)
+        line = mark.line if mark else text.count("\n", 0, position)
+        problem = getattr(error, "problem", str(error).splitlines()[0])
+        raise ConfigError(f"{source}:{line + 1}: expected YAML, found: {problem}") from None
 
 
 def _keys(cls: Any, section: str) -> Iterator[tuple[str, Any]]:
     # Each dotted key of a dataclass with its type: the sections, and what is in them.
-    for name, hint in get_type_hints(cls).items():
-        yield section + name, hint
-        if is_dataclass(hint):
-            yield from _keys(hint, f"{section}{name}.")
+    yield section, cls
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        key = f"{section}.{name}".removeprefix(".")
+        yield from _keys(hint, key) if is_dataclass(hint) else [(key, hint)]
 
 
-def _type_of(key: str, known: dict[str, Any], node: yaml.Node) -> Any:
-    if key in known:
-        return known[key]
-    last = key.rpartition(".")[2]
-    near = [path for path in known if path.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(key, known, 1)
-    found = f"{last!r}; did you mean {near[0]}?" if near else repr(last)
-    _fail(node, key, "a key of this config", found)
+def _collect(value: Any, where: str, key: str, known: dict[str, Any], found: Found) -> None:
+    # Put what is given for a key, and for those in it where it is a section, into `found`.
+    if key not in known:
+        last = key.rpartition(".")[2]
+        near = [path for path in known if f".{path}".endswith(f".{last}")]
+        near = near or difflib.get_close_matches(key, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{where}: {key}: expected a key of this config, found {last!r}{hint}")
+    if not is_dataclass(known[key]):
+        found[key] = where, value
+    elif not isinstance(value, dict):
+        raise _error(where, key, "a section of keys", value)
+    else:
+        for name, (place, child) in value.items():
+            _collect(child, place, f"{key}.{name}".removeprefix("."), known, found)
 
 
-def _collect(node: yaml.Node, section: str, known: dict[str, Any], nodes: Nodes) -> None:
-    # Put the node of each key in a section, and in the sections in it, into `nodes`.
-    for name, child in _pairs(node, section).items():
+def _replace(config: Any, section: str, found: Found, source: str) -> Any:
+    values = {}
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
         key = section + name
-        if is_dataclass(_type_of(key, known, child)):
-            _collect(child, f"{key}.", known, nodes)
-        else:
-            nodes[key] = child
-
-
-def _pairs(node: yaml.Node, section: str) -> Nodes:
-    if not isinstance(node, yaml.MappingNode):
-        _fail(node, section, "a section of keys", node)
-    pairs, keys = Nodes(), Nodes()
-    for key, child in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else "[...]"
-        if name in pairs:
-            found = f"it in line {keys[name].start_mark.line + 1} too"
-            _fail(key, section + name, "it once", found)
-        pairs[name], keys[name] = child, key
-    return pairs
-
-
-def _construct(cls: Any, default: Any, section: str, nodes: Nodes, source: str) -> Any:
-    values, hints = {}, get_type_hints(cls)
-    for field in fields(cls):
-        key, hint = section + field.name, hints[field.name]
-        preset = field.default if field.default_factory is MISSING else field.default_factory()
         if is_dataclass(hint):
-            values[field.name] = _construct(hint, preset, f"{key}.", nodes, source)
-        elif key in nodes:
-            values[field.name] = _convert(hint, nodes[key], key)
-        elif default is MISSING and preset is MISSING:
-            raise ConfigError(f"{source}: {key}: expected a value, found nothing")
+            values[name] = _replace(getattr(config, name), f"{key}.", found, source)
+        elif key in found:
+            values[name] = _convert(hint, found[key][1], found[key][0], key)
     try:
-        return cls(**values) if default is MISSING else replace(default, **values)
+        return replace(config, **values)
     except ValueError as error:
         key = section + str(error).partition(": ")[0]
-        where = _where(nodes[key]) if key in nodes else source
-        raise ConfigError(f"{where}: {section}{error}") from None
+        raise ConfigError(f"{found.get(key, (source,))[0]}: {section}{error}") from None
 
 
-def _convert(hint: Any, node: yaml.Node, key: str) -> Any:
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType) and NoneType in args and len(args) == 2:
-        return None if _is_null(node) else _convert(args[args[0] is NoneType], node, key)
-    if origin is Literal:
-        choices = {str(choice): choice for choice in args}
-        if not isinstance(node, yaml.ScalarNode) or node.value not in choices:
-            _fail(node, key, "one of " + ", ".join(choices), node)
-        return choices[node.value]
-    if hint in SCALARS:
-        return _convert_scalar(hint, node, key)
-    if node.tag == OVERRIDE:
-        node = _parse(node.value, "command line") or node
-    if origin is dict:
-        pairs = _pairs(node, f"{key}.").items()
-        return {name: _convert(args[1], child, f"{key}.{name}") for name, child in pairs}
-    if origin in (list, tuple):
-        return origin(_convert_items(origin, args, node, key))
-    raise TypeError(f"{key}: a config cannot hold the type {hint}")
+    if origin is Annotated:
+        number = _convert(args[0], value, where, key)
+        if number < args[1] or number > args[-1] > args[1]:
+            raise _error(where, key, f"a number {_range(args[1:])}", value)
+        return number
+    choices = {str(choice): choice for choice in args} if origin is Literal else {}
+    one_of = f"one of {', '.join(choices)}", "|".join(map(re.escape, choices)), choices.get
+    if choices or hint in SCALARS:
+        expected, pattern, convert = SCALARS.get(hint, one_of)
+        if isinstance(value, str) and re.fullmatch(pattern, value):
+            return convert(value)
+        raise _error(where, key, expected, value)
+    if where == COMMAND_LINE and isinstance(value, str):
+        value = _parse(value, COMMAND_LINE)
+    if origin is UnionType:
+        return None if value is None else _convert(args[args[0] is NoneType], value, where, key)
+    if origin not in (list, tuple):
+        raise TypeError(f"{key}: a config cannot hold the type {hint}")
+    if not isinstance(value, list):
+        raise _error(where, key, "a list such as [1, 2]", value)
+    hints = args[:1] * len(value) if origin is list or args[-1] is Ellipsis else args
+    if len(hints) != len(value):
+        raise _error(where, key, f"{len(hints)} values", len(value))
+    items = enumerate(zip(hints, value, strict=True))
+    return origin(_convert(hint, item, where, f"{key}[{i}]") for i, (hint, item) in items)
 
 
-def _convert_items(origin: Any, args: Any, node: yaml.Node, key: str) -> Iterator[Any]:
-    if not isinstance(node, yaml.SequenceNode):
-        _fail(node, key, "a list such as [1, 2]", node)
-    count = len(node.value)
-    hints = args[:1] * count if origin is list or args[-1] is Ellipsis else args
-    if len(hints) != count:
-        _fail(node, key, f"{len(hints)} values", str(count))
-    for i, (hint, item) in enumerate(zip(hints, node.value, strict=True)):
-        yield _convert(hint, item, f"{key}[{i}]")
+def _error(where: str, key: str, expected: str, value: Any) -> ConfigError:
+    kinds = {dict: "a section", list: "a list", NoneType: "nothing"}
+    found = kinds.get(type(value)) or repr(value)[:60]  # not all of a large file
+    return ConfigError(f"{where}: {key and key + ': '}expected {expected}, found {found}")
 
 
-def _convert_scalar(hint: Any, node: yaml.Node, key: str) -> Any:
-    expected, pattern, convert = SCALARS[hint]
-    missing = _is_null(node) and node.tag != OVERRIDE  # `name=` on the command line is empty text
-    typed = hint in (str, Path) or getattr(node, "style", None) is None  # "3" in quotes is text
-    usable = isinstance(node, yaml.ScalarNode) and typed and not missing
-    if usable and re.fullmatch(pattern, node.value):
-        return convert(node.value)
-    _fail(node, key, expected, node)
+def _plain(value: Any) -> Any:
+    # A value as YAML knows it: also those of numpy, tuples and paths.
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return (
+        value.item() if hasattr(value, "item") else str(value) if isinstance(value, Path) else value
+    )
 
 
-def _is_null(node: yaml.Node) -> bool:
-    nulls = ("null", "Null", "NULL", "~", "")
-    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in nulls
+def _kind(hint: Any) -> str:
+    # A type as users read it.
+    if get_origin(hint) is Annotated:
+        return f"{hint.__origin__.__name__} {_range(hint.__metadata__)}"
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    return " | ".join(choices) or (hint.__name__ if hint in SCALARS else str(hint))
 
 
-def _fail(node: Any, key: str, expected: str, found: yaml.Node | str) -> NoReturn:
-    if isinstance(found, yaml.ScalarNode):
-        text = "the text " * (found.style is not None) + repr(found.value)
-        found = text if found.value else "nothing"
-    elif isinstance(found, yaml.Node):
-        found = "a section" if isinstance(found, yaml.MappingNode) else "a list"
-    label = f"{key.removesuffix('.')}: " if key else ""
-    raise ConfigError(f"{_where(node)}: {label}expected {expected}, found {found}")
-
-
-def _where(node: Any) -> str:
-    mark = node.start_mark
-    return f"{mark.name}:{mark.line + 1}" if mark.line >= 0 else str(mark.name)
-
-
-def _helps(cls: Any) -> Iterator[str]:
-    # For each line of a dump the type, and the comment behind the field in the source.
-    comments = dict(re.findall(r"^ +(\w+): .*  # (.+)$", inspect.getsource(cls), re.MULTILINE))
-    for name, hint in get_type_hints(cls).items():
-        choices = get_args(hint) if get_origin(hint) is Literal else ()
-        kind = " | ".join(choices) or (hint.__name__ if hint in SCALARS else str(hint))
-        yield "" if is_dataclass(hint) else f"{kind}: {comments.get(name, '')}"
-        yield from _helps(hint) if is_dataclass(hint) else ()
+def _range(bounds: tuple[Any, ...]) -> str:
+    return f"from {bounds[0]} to {bounds[1]}" if len(bounds) > 1 else f">= {bounds[0]}"

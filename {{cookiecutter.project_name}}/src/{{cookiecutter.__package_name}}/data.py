@@ -5,16 +5,18 @@
 
 import csv
 import io
+import os
+import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 SPLITS = ("train", "val", "test")
 
@@ -22,17 +24,11 @@ SPLITS = ("train", "val", "test")
 @dataclass(frozen=True)
 class DataConfig:
     path: str = "data/words.csv"  # CSV file in UTF-8, with the columns text and label
-    batch_size: int = 64  # samples in one step, over all its micro-batches
-    num_workers: int = 0  # processes that load batches; 0: the training process
-    limit: int = 0  # samples used of each split; 0: all
-    features: int = 4096  # buckets that n-grams are hashed into: the size of an encoded text
-    ngram: int = 5  # longest n-gram, in characters
-
-    def __post_init__(self) -> None:
-        least = {"batch_size": 1, "num_workers": 0, "limit": 0, "features": 1, "ngram": 1}
-        for key, bound in least.items():
-            if getattr(self, key) < bound:
-                raise ValueError(f"{key}: expected at least {bound}, found {getattr(self, key)}")
+    batch_size: Annotated[int, 1] = 64  # samples in one step, over all its micro-batches
+    num_workers: Annotated[int, 0] = 0  # processes that load batches; 0: the training process
+    limit: Annotated[int, 0] = 0  # samples used of each split; 0: all
+    features: Annotated[int, 1] = 4096  # buckets that n-grams are hashed into: size of an input
+    ngram: Annotated[int, 1] = 5  # longest n-gram, in characters
 
 
 class DataError(ValueError):
@@ -44,15 +40,11 @@ class CustomDataset(Dataset[dict[str, str]]):
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
         if len(texts) != len(labels):
-            found = f"{len(texts)} texts and {len(labels)} labels"
-            raise ValueError(f"expected a label for each text, found {found}")
+            raise ValueError(f"expected as many labels as texts, found {len(labels)}, {len(texts)}")
         self.texts, self.labels = texts, labels
 
     def __len__(self) -> int:
         return len(self.texts)
-
-    def __iter__(self) -> Iterator[dict[str, str]]:
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
@@ -78,9 +70,7 @@ class NgramEncoder:
 class EncodedDataset(TensorDataset):
     """A CustomDataset as tensors, each text encoded once: (size, features) and classes (size,)."""
 
-    def __init__(
-        self, dataset: CustomDataset, encode: Callable[[str], Tensor], classes: list[str]
-    ) -> None:
+    def __init__(self, dataset: CustomDataset, encode: NgramEncoder, classes: list[str]) -> None:
         targets = torch.tensor([classes.index(label) for label in dataset.labels])
         super().__init__(torch.stack([encode(text) for text in dataset.texts]), targets)
 
@@ -89,27 +79,41 @@ class EncodedDataset(TensorDataset):
         return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
 
 
+@dataclass
+class Seeded(Dataset[Any]):
+    """A dataset with random transforms: what they draw depends on (seed, epoch, index) alone."""
+
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Any:
+        import numpy
+
+        number = zlib.crc32(b"%d %d %d" % key)
+        for seed in (random.seed, numpy.random.seed, torch.default_generator.manual_seed):
+            seed(number)
+        return self.dataset[key[2]]
+
+
 class Loader:
     """The batches of a dataset, shuffled by (seed, epoch), or in order without a seed."""
 
     def __init__(self, dataset: Any, config: DataConfig, seed: int | None = None) -> None:
-        self.size, self.batch_size, self.seed = len(dataset), config.batch_size, seed
-        self.indices: list[list[int]] = []  # of the micro-batches still to come
-        self.loader = DataLoader(
-            dataset,
-            batch_sampler=self.indices,
-            num_workers=config.num_workers,
-            persistent_workers=config.num_workers > 0,
-            collate_fn=_collate,
-        )
+        if isinstance(dataset, IterableDataset):  # each worker would give all of its samples
+            raise TypeError("expected a dataset with len() and indices, found an IterableDataset")
+        self.dataset, self.size, self.seed = dataset, len(dataset), seed
+        self.batch_size, workers = config.batch_size, config.num_workers
+        self.indices: list[Any] = []  # of the micro-batches still to come
+        options: Any = {"num_workers": workers, "persistent_workers": workers > 0}
+        options |= {"collate_fn": _collate, "worker_init_fn": _leave_group}
+        self.loader = DataLoader(dataset, batch_sampler=self.indices, **options)
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)  # steps in an epoch
 
-    def steps(
-        self, epoch: int = 0, start: int = 0, accumulate: int = 1
-    ) -> Iterator[tuple[list[tuple[Any, int]], int]]:
-        """Each step from `start` on: its (micro-batch, count of samples) pairs, and their sum."""
+    def steps(self, epoch: int = 0, start: int = 0, accumulate: int = 1) -> Iterator[Any]:
         order, counts = self.order(epoch), []
         self.indices.clear()
         for first in range(start * self.batch_size, self.size, self.batch_size):
@@ -119,18 +123,27 @@ class Loader:
             self.indices += [part or batch[:1] for part in parts]  # one for none, counted 0
             counts.append([len(part) for part in parts])
         batches = iter(self.loader)
+        threads = torch.get_num_threads()
         for step in counts:
-            yield [(next(batches), count) for count in step], sum(step)
+            torch.set_num_threads(1)  # as workers do: bits can depend on it
+            try:
+                micro_batches = [(next(batches), count) for count in step]
+            finally:
+                torch.set_num_threads(threads)
+            yield micro_batches, sum(step)
 
-    def order(self, epoch: int) -> list[int]:
-        if self.seed is None:
-            return list(range(self.size))
-        generator = torch.Generator().manual_seed(zlib.crc32(b"%d %d" % (self.seed, epoch)))
-        return torch.randperm(self.size, generator=generator).tolist()
+    def order(self, epoch: int) -> list[Any]:
+        order: list[Any] = list(range(self.size))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(zlib.crc32(b"%d %d" % (self.seed, epoch)))
+            order = torch.randperm(self.size, generator=generator).tolist()
+        if isinstance(self.dataset, Seeded):
+            order = [(self.seed or 0, epoch, index) for index in order]
+        return order
 
 
+# EDIT HERE for other data: for each split a dataset of (input, target); the class names.
 def build_datasets(config: DataConfig, root: Path) -> tuple[dict[str, EncodedDataset], list[str]]:
-    """EDIT HERE for other data: for each split a dataset of (input, target); the class names."""
     splits, classes = load_data(root / config.path)
     encode, limit = NgramEncoder(config), config.limit or None
     datasets = {name: EncodedDataset(s[:limit], encode, classes) for name, s in splits.items()}
@@ -141,16 +154,13 @@ def load_data(path: Path) -> tuple[dict[str, CustomDataset], list[str]]:
     """The samples of each split, and the names of the classes in the order of their indices."""
     rows = list(_read_csv(path))
     splits = {name: [row for row in rows if split_of(row[1]) == name] for name in SPLITS}
-    for name, found in splits.items():
-        if not found:
-            raise DataError(f"{path}: expected rows for the split {name}, found none: add some")
     classes = sorted({label for _, _, label in splits["train"]})
     for line, _, label in rows:
         if label not in classes:
-            problem = f"{label!r} in val or test alone"
-            raise DataError(f"{path}:{line}: expected each class in train too, found {problem}")
-    if len(classes) < 2:
-        raise DataError(f"{path}: expected two classes or more, found only {classes[0]!r}")
+            raise DataError(f"{path}:{line}: expected {label!r} in train too: add rows of it")
+    if not all(splits.values()) or len(classes) < 2:
+        found = [len(part) for part in splits.values()]
+        raise DataError(f"{path}: expected rows in {SPLITS}, two classes, found {found}, {classes}")
     columns = {name: list(zip(*found, strict=True)) for name, found in splits.items()}
     return {name: CustomDataset(c[1], c[2]) for name, c in columns.items()}, classes
 
@@ -167,30 +177,29 @@ def normalize(text: str) -> str:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, str, str]]:
     # Line, text and label of each row; blank lines are skipped, all else that is odd is an error.
-    line = 1
     try:
-        file = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
-        reader = csv.DictReader(file, strict=True)
-        columns = reader.fieldnames or ["an empty file"]
-        if not {"text", "label"} <= set(columns):
-            found = ", ".join(columns)
-            raise DataError(f"{path}:1: expected the columns text and label, found {found}")
-        for row in reader:
-            line = reader.line_num
-            if None in row or None in row.values():
-                found = "more" if None in row else "fewer"
-                raise DataError(f"{path}:{line}: expected {len(columns)} values, found {found}")
-            text, label = row["text"], row["label"].strip()
-            if not text.strip() or not label:
-                raise DataError(f"{path}:{line}: expected a text and a label, found an empty one")
-            yield line, text, label
+        content = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise DataError(f"{path}: expected a CSV file, found: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: expected UTF-8, found other bytes") from None
-    except csv.Error as error:
-        raise DataError(f"{path}:{line + 1}: expected CSV, found: {error}") from None
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    try:
+        columns = list(reader.fieldnames or [])
+        if not columns.count("text") == columns.count("label") == 1:
+            raise DataError(f"{path}:1: expected the columns text and label, found {columns}")
+        for row in reader:
+            values = list(row.values())
+            if None in row or None in values or not (row["text"].strip() and row["label"].strip()):
+                expected = f"{len(columns)} values, a text and a label among them"
+                raise DataError(f"{path}:{reader.line_num}: expected {expected}, found {values}")
+            "".join(values).encode()  # fails on what was not UTF-8
+            yield reader.line_num, row["text"], row["label"].strip()
+    except (csv.Error, UnicodeEncodeError) as error:
+        where = f"{path}:{reader.reader.line_num}"
+        raise DataError(f"{where}: expected CSV in UTF-8, found: {error}") from None
+
+
+def _leave_group(_: int) -> None:
+    getattr(os, "setpgrp", int)()  # a signal to the group of the run is not for its workers
 
 
 def _collate(batch: Any) -> Any:

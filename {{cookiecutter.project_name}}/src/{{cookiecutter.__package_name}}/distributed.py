@@ -1,7 +1,8 @@
-"""Where a run computes: the device, and whether its algorithms are deterministic. Works alone."""
+"""Where a run computes, whether its bits are the same each time, and when to stop. Works alone."""
 
 import os
-import re
+import signal
+from typing import Any
 
 import torch
 
@@ -12,20 +13,34 @@ class DeviceError(ValueError):
 
 def set_up(name: str, deterministic: bool) -> torch.device:
     """Make a device ready: cpu, mps, cuda or cuda:N; auto takes the best that is there."""
-    mps = int(torch.backends.mps.is_available())
-    counts = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": 1}
-    if name == "auto":
-        name = next(kind for kind, count in counts.items() if count)
-    kind, _, index = name.partition(":")
-    is_device = re.fullmatch(r"(cuda|mps|cpu)(:[0-9]+)?", name)
-    if not is_device or int(index or 0) >= counts[kind]:
-        expected = "auto, cpu, mps, cuda or cuda:N that is there"
-        raise DeviceError(f"device: expected {expected}, found {name!r}: try device=cpu")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, and not needed
-    return torch.device(name)
+    counts = {"cuda": torch.cuda.device_count(), "mps": torch.mps.device_count(), "cpu": 1}
+    devices = [f"{kind}:{i}" for kind, count in counts.items() for i in range(count)]
+    found = devices[0] if name == "auto" else name if ":" in name else f"{name}:0"
+    if found not in devices:
+        raise DeviceError(f"device: expected auto, {', '.join(devices)}, found {name!r}")
+    return torch.device(found.removesuffix(":0"))
+
+
+class StopSignal:
+    """While it is entered, SIGINT or SIGTERM makes it true; one more ends the process at once."""
+
+    number, name = 0, ""
+
+    def __enter__(self) -> None:
+        self.handlers = {n: signal.signal(n, self.receive) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def receive(self, number: int, _: Any) -> None:
+        self.number, self.name = number, signal.Signals(number).name
+        for either in self.handlers:
+            signal.signal(either, signal.SIG_DFL)
 
 
 def default_generator(device: torch.device) -> torch.Generator:
@@ -33,6 +48,5 @@ def default_generator(device: torch.device) -> torch.Generator:
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
         return torch.cuda.default_generators[device.index or 0]
-    return (
-        torch.mps._get_default_mps_generator() if device.type == "mps" else torch.default_generator
-    )
+    is_mps = device.type == "mps"
+    return torch.mps._get_default_mps_generator() if is_mps else torch.default_generator

@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 PLAIN_SECONDS = 10  # at least this long between two lines on train, where no bar can be shown
 NOT_SCALARS = ("step", "epoch", "split", "time")
+NOT_SHOWN = (*NOT_SCALARS, "lr")
 
 
 class LogError(ValueError):
-    exit_code = 2  # a log that is shorter than its checkpoint says
+    exit_code = 2  # a log that is shorter than its checkpoint says, or that another run has open
 
 
 class Logger:
@@ -33,7 +34,14 @@ class Logger:
 
     def open(self, folder: Path) -> None:
         self.folder = folder
-        self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8", newline="\n")
+        self.file = (folder / "metrics.jsonl").open("a+", encoding="utf-8", newline="\n")
+        if sys.platform != "win32":
+            import fcntl
+
+            try:  # lockf, since workers would inherit and keep a lock of flock
+                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LogError(f"{folder}: expected it to rest, found it in use") from None
         self.writer: Any = None  # TensorBoard's, imported and opened when it is first needed
         self.purge_step: int | None = None
 
@@ -42,7 +50,7 @@ class Logger:
         if self.writer:
             self.writer.close()
 
-    def log(self, record: dict[str, Any]) -> None:
+    def log(self, record: dict[str, Any]) -> dict[str, Any]:
         record = {**record, "time": round(time.monotonic() - self.start, 3)}
         # NaN is no JSON: it is written as null.
         clean = {k: None if type(v) is float and not isfinite(v) else v for k, v in record.items()}
@@ -50,33 +58,32 @@ class Logger:
         self.file.flush()
         self._write_scalars(record)
         self._show(record)
+        return clean
 
     def track(self, steps: Iterable[Any], epoch: int, start: int, total: int) -> Iterator[Any]:
         # The steps of an epoch, under a progress bar where stderr is a terminal.
         quiet = not sys.stderr.isatty()
-        with tqdm(steps, f"epoch {epoch}", total, True, initial=start, disable=quiet) as self.bar:
+        self.bar = tqdm(steps, f"epoch {epoch}", total, True, initial=start, disable=quiet)
+        try:
             yield from self.bar
-        self.bar = None
+        finally:
+            self.bar = None
 
     def say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)  # above the bar, if there is one
 
-    def table(self, **rows: str) -> None:
-        for name, text in rows.items():
-            self.say(f"{name:{max(map(len, rows))}}  {text}")
+    def state_dict(self) -> dict[str, Any]:
+        os.fsync(self.file.fileno())  # bytes are those of metrics.jsonl, safely on disk
+        return {"bytes": os.path.getsize(self.file.name), "seconds": time.monotonic() - self.start}
 
-    def state_dict(self) -> dict[str, int]:
-        os.fsync(self.file.fileno())
-        return {"bytes": os.fstat(self.file.fileno()).st_size}  # of metrics.jsonl, safely on disk
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         # Cut the log back; TensorBoard drops what it has from that step on, and gets it anew.
+        self.start = time.monotonic() - state["seconds"]
         if (size := self.state_dict()["bytes"]) < state["bytes"]:
-            expected = f"the {state['bytes']} bytes that were logged"
-            raise LogError(f"{self.file.name}: expected {expected}, found {size}")
+            raise LogError(f"{self.file.name}: expected {state['bytes']} bytes, found {size}")
         self.file.truncate(state["bytes"])
-        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
+        self.file.seek(0)  # to read it in another file object would end the lock
+        records = [json.loads(line) for line in self.file]
         self.purge_step = records[-1]["step"] if records else 0
         for record in records:
             if record["step"] == self.purge_step:
@@ -97,13 +104,11 @@ class Logger:
         self.writer.flush()
 
     def _show(self, record: dict[str, Any]) -> None:
-        loss = f"loss {record['loss']:.4f}" if "loss" in record else ""
         is_train, now = record["split"] == "train", time.monotonic()
+        numbers = [f"{key} {value:,.4f}" for key, value in record.items() if key not in NOT_SHOWN]
         if is_train and self.bar is not None and not self.bar.disable:
-            self.bar.set_postfix_str(loss, refresh=False)
+            self.bar.set_postfix_str("  ".join(numbers), refresh=False)
         elif not is_train or now - self.shown >= PLAIN_SECONDS:
             self.shown = now
-            skip = (*NOT_SCALARS, "loss", "lr")
-            numbers = [f"{name} {value:,.4f}" for name, value in record.items() if name not in skip]
             where = f"epoch {record['epoch']:<3} step {record['step']:<6} {record['split']:<5}"
-            self.say("  ".join([where, loss, *numbers]))
+            self.say("  ".join([where, *numbers]))

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -11,19 +11,14 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 @dataclass(frozen=True)
 class OptimConfig:
-    lr: float = 0.01  # highest learning rate
-    weight_decay: float = 0.5  # AdamW's; 0: off
+    lr: Annotated[float, 0] = 0.01  # highest learning rate
+    weight_decay: Annotated[float, 0] = 0.5  # AdamW's; 0: off
     scheduler: Literal["constant", "cosine", "linear", "plateau"] = "cosine"  # shape of the lr
-    warmup: int = 0  # steps over which the lr rises to its height; 0: off; not with plateau
-    factor: float = 0.1  # plateau: what the lr is multiplied by when the monitor stands still
-    patience: int = 2  # plateau: evaluations that the monitor may stand still for
+    warmup: Annotated[int, 0] = 0  # steps over which the lr rises; 0: off; not with plateau
+    factor: Annotated[float, 0, 0.99] = 0.1  # plateau: what multiplies the lr after patience
+    patience: Annotated[int, 0] = 2  # plateau: evaluations that the monitor may stand still for
 
     def __post_init__(self) -> None:
-        for key in ("lr", "weight_decay", "warmup", "patience"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key}: expected at least 0, found {getattr(self, key)}")
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor: expected more than 0 and below 1, found {self.factor}")
         if self.warmup and self.scheduler == "plateau":
             raise ValueError(f"warmup: expected 0 with plateau, found {self.warmup}")
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 MAX_NEW_BYTES = 1_000_000  # a larger file that git does not know is not kept: it is no source
-TIME = "%Y-%m-%dT%H:%M:%S%z"
 PACKAGES = ("torch", "pyyaml", "tensorboard", "tqdm", "numpy")
 
 
@@ -25,11 +24,10 @@ class RunError(ValueError):
 
 
 def create_run(output_dir: Path, name: str) -> Path:
-    """Make the folder NAME-YYYYMMDD-HHMMSS, with -2 and so on behind it when that is taken."""
     stem = f"{re.sub('[^A-Za-z0-9._-]', '_', name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
     while True:
-        folder = output_dir / (stem if number == 1 else f"{stem}-{number}")
+        folder = output_dir / (f"{stem}-{number}" if number > 1 else stem)
         try:
             folder.mkdir(parents=True)
             return folder
@@ -39,25 +37,31 @@ def create_run(output_dir: Path, name: str) -> Path:
             raise RunError(f"output_dir: cannot make {folder}: {error.strerror}") from None
 
 
-def start(folder: Path, config: str, root: Path, data: Path, facts: Mapping[str, Any]) -> None:
-    """Write what must be known later about the run, before its first step."""
-    package = Path(__file__).parent
-    manifest = {
+def describe(root: Path, data: Path, device: torch.device) -> dict[str, Any]:
+    """What was called where, and all that the bits of a run depend on beside its config."""
+    package, cuda = Path(__file__).parent, device.type == "cuda"
+    return {
         "command": [package.name, *(_relative(argument, root) for argument in sys.argv[1:])],
         "folder": _relative(os.getcwd(), root),
-        "started": time.strftime(TIME),
-        **facts,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": str(device),
+        "gpu": f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}" if cuda else None,
         "threads": torch.get_num_threads(),
-        "processes": 1,
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),  # set by torchrun
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         "git_commit": _git(root, "rev-parse", "HEAD").decode().strip() or None,
         "git_dirty": bool(_git(root, "status", "--porcelain")),
         "data": fingerprint(data),
         "source": fingerprint(package, "*.py"),
     }
+
+
+def start(folder: Path, config: str, manifest: Mapping[str, Any], root: Path) -> None:
     write(folder / "config.yaml", config)
     write(folder / "manifest.json", manifest)
     new = _git(root, "ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")[:-1]
@@ -65,12 +69,6 @@ def start(folder: Path, config: str, root: Path, data: Path, facts: Mapping[str,
     patches = [_git(root, "diff", "--no-index", "--binary", os.devnull, name) for name in new]
     if patch := b"".join([_git(root, "diff", "HEAD", "--relative", "--binary"), *patches]):
         write(folder / "source.patch", patch)
-
-
-def add_resume(folder: Path, step: int) -> None:
-    known = read(folder / "manifest.json")
-    known["resumes"] = [*known.get("resumes", []), {"step": step, "started": time.strftime(TIME)}]
-    write(folder / "manifest.json", known)
 
 
 def write(path: Path, content: Any) -> None:
@@ -111,9 +109,8 @@ def digest(state_dict: Mapping[str, torch.Tensor]) -> str:
 def _relative(argument: str, root: Path) -> str:
     # An absolute path without what lies above the project, such as a user's name.
     path = Path(argument)
-    if not path.is_absolute():
-        return argument
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return inside if path.is_absolute() else argument
 
 
 def _git(root: Path, *arguments: str) -> bytes:

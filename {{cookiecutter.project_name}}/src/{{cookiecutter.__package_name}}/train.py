@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import checkpoint, record
+from . import checkpoint, distributed, metrics, record
 from .config import dump, load
-from .data import DataConfig, DataError, Loader, build_datasets
-from .distributed import default_generator, set_up
+from .data import DataConfig, Loader, build_datasets
 from .logger import Logger
-from .metrics import Accuracy, MacroF1
 from .model import Classifier, ModelConfig
 from .optim import OptimConfig, build_optimizer, build_scheduler
-from .trainer import Metric, Trainer, TrainerConfig
+from .trainer import Metric, OptionError, Stopped, Trainer, TrainerConfig
+
+CHANGEABLE = ("device", "data.num_workers", "trainer.epochs")  # when a run goes on
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ def build_model(config: Config, classes: list[str]) -> nn.Module:
 
 # EDIT HERE for other metrics: your own, or those of torchmetrics.
 def build_metrics(classes: list[str]) -> dict[str, Metric]:
-    return {"accuracy": Accuracy(), "f1": MacroF1(len(classes))}
+    return {"accuracy": metrics.Accuracy(), "f1": metrics.MacroF1(len(classes))}
 
 
 class Run:
     """Every object of a run, built and wired; nothing is written before `execute`."""
 
     def __init__(self, config: Config, root: Path) -> None:
-        self.config = config
-        self.device = set_up(config.device, config.deterministic)
+        self.config, self.root = config, root
+        self.parent = {"parent": "", "parent_digest": ""}  # the run that the weights come from
+        self.stop = distributed.StopSignal()
+        self.device = distributed.set_up(config.device, config.deterministic)
         torch.manual_seed(config.seed)
         datasets, self.classes = build_datasets(config.data, root)
-        self.loaders = {
-            split: Loader(dataset, config.data, config.seed if split == "train" else None)
-            for split, dataset in datasets.items()
-        }
+        seeds = {"train": config.seed}  # the only split that is shuffled
+        self.loaders = {s: Loader(d, config.data, seeds.get(s)) for s, d in datasets.items()}
         torch.manual_seed(config.seed)  # again: the weights do not depend on how data was made
         self.model = build_model(config, self.classes).to(self.device)
         steps = config.trainer.epochs * len(self.loaders["train"])
@@ -70,101 +70,107 @@ class Run:
             log=self.logger.log,
             track=self.logger.track,
             save=self.save,
-            generator=default_generator(self.device),
+            stop=lambda: self.stop.number > 0,
+            generator=distributed.default_generator(self.device),
             seed=config.seed,
         )
         scheduler = build_scheduler(config.optim, optimizer, self.steps, self.trainer.mode)
         self.trainer.scheduler = scheduler
         self.parts = {  # what a checkpoint holds
+            "classes": self.classes,
             "model_state_dict": self.model,
             "optimizer_state_dict": optimizer,
             "scheduler": scheduler,
             "trainer": self.trainer,
             "logger": self.logger,
-            "classes": self.classes,
-            "config": asdict(config),
         }
 
-    def check_classes(self, state: dict[str, Any]) -> None:
-        if self.classes != state["classes"]:
-            expected = f"the classes of the run, {', '.join(state['classes'])}"
-            found = ", ".join(self.classes)
-            raise DataError(f"{self.config.data.path}: expected {expected}, found {found}")
+    def init_from(self, folder: Path) -> None:
+        state = checkpoint.load(folder / "checkpoints" / "best.pt")
+        checkpoint.restore(state, {"model_state_dict": self.model})
+        digest = record.digest(state["model_state_dict"])
+        self.parent = {"parent": os.path.relpath(folder, self.root), "parent_digest": digest}
+
+    def manifest(self) -> dict[str, Any]:
+        facts = record.describe(self.root, self.root / self.config.data.path, self.device)
+        return {**facts, "seed": self.config.seed, **self.parent}
+
+    def start(self, manifest: dict[str, Any]) -> None:
+        folder = record.create_run(self.root / self.config.output_dir, self.config.name)
+        record.start(folder, dump(self.config), manifest, self.root)
+        self.logger.open(folder)
 
     def save(self, name: str) -> None:
-        path = self.folder / "checkpoints" / f"{name}.pt"
-        checkpoint.save(path, self.parts, keep_previous=name == "last")
+        parts = {**self.parts, "config": asdict(self.config)}
+        checkpoint.save(self.logger.folder / "checkpoints" / f"{name}.pt", parts, name == "last")
 
-    def execute(self, folder: Path, state: dict[str, Any] | None) -> None:
-        """Train in `folder`, from the state of a checkpoint or from the beginning."""
-        self.folder = folder
-        self.logger.open(folder)
-        if state:
-            self.check_classes(state)
-            checkpoint.restore(state, self.parts)
-        else:
-            self.logger.load_state_dict({"bytes": 0})
-        self.logger.say(self.describe())
-        status = {"status": "failed"}
+    def execute(self) -> Path:
+        """Train to the end, or to a signal; leaves result.json, and returns the folder."""
+        folder, status = self.logger.folder, {"status": "failed"}
+        (folder / "result.json").unlink(missing_ok=True)
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        where = f"{self.device}, {torch.get_num_threads()} threads"
+        self.logger.say(f"{size:,} parameters; {self.trainer.step} of {self.steps} steps; {where}")
         try:
-            self.trainer.fit(self.loaders["train"], self.loaders["val"])
-            digest = record.digest(self.model.state_dict())
-            self.conclude()
+            with self.stop:
+                self.trainer.fit(self.loaders["train"], self.loaders["val"])
+                digest = record.digest(self.model.state_dict())
+                self.conclude()
             status = {"status": "finished", "digest": digest}
+        except Stopped:
+            status = {"status": "stopped"}
+            resume = f"python -m {__package__} train --resume {os.path.relpath(folder)}"
+            done = f"by {self.stop.name} after step {self.trainer.step}"
+            self.logger.say(f"stopped   {done}\nresume    {resume}")
         finally:
             result = {**status, "best": self.trainer.best, "steps": self.trainer.step}
             record.write(folder / "result.json", result)
             self.logger.close()
             self.loaders.clear()  # ends their workers now, not when Python gets to it
+        if status["status"] == "stopped":
+            sys.exit(128 + self.stop.number)
+        return folder
 
     def conclude(self) -> None:
-        """Evaluate the best weights on the test split, and say what came out and what is next."""
-        best, run = self.trainer.best, os.path.relpath(self.folder)
-        command = f"python -m {__package__}"
-        if best:
-            state = checkpoint.load(self.folder / "checkpoints" / "best.pt")
+        run, best = os.path.relpath(self.logger.folder), "none"
+        if self.trainer.best:
+            best = "{metric} {value:.4f} on val, step {step}".format(**self.trainer.best)
+            state = checkpoint.load(self.logger.folder / "checkpoints" / "best.pt")
             checkpoint.restore(state, {"model_state_dict": self.model})
-        values = self.trainer.evaluate(self.loaders["test"])
-        self.trainer.write("test", values)
-        self.logger.table(
-            run=run,
-            best="{metric} {value:.4f} on val, step {step}".format(**best) if best else "none",
-            evaluate=f"{command} evaluate {run}",
-            predict=f"{command} predict {run} TEXT",
-            look=f"tensorboard --logdir {os.path.dirname(run)}",
-        )
-
-    def describe(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        sizes = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
-        steps = f"{self.steps:,} steps" + f", {self.trainer.step:,} done" * (self.trainer.step > 0)
-        model = f"{type(self.model).__name__}, {parameters:,} parameters"
-        device = f"{self.device}, {torch.get_num_threads()} threads"
-        return f"{model}; {sizes} samples; {steps}; {device}"
+        self.trainer.write("test", self.trainer.evaluate(self.loaders["test"]))
+        self.logger.say(f"best      {best}\nevaluate  python -m {__package__} evaluate {run}")
 
 
 def train(path: Path, overrides: list[str], root: Path, init_from: Path | None = None) -> Path:
-    """A new run; with `init_from`, from the best weights of another. Returns its folder."""
-    config = load(Config, path, overrides)
-    run = Run(config, root)
+    run = Run(load(Config, path, overrides), root)
     if init_from:
-        state = checkpoint.load(init_from / "checkpoints" / "best.pt")
-        checkpoint.restore(state, {"model_state_dict": run.model})
-    folder = record.create_run(root / config.output_dir, config.name)
-    facts = {"seed": config.seed, "device": str(run.device), "deterministic": config.deterministic}
-    record.start(folder, dump(config), root, root / config.data.path, facts)
-    run.execute(folder, None)
-    return folder
+        run.init_from(init_from)
+    run.start(run.manifest())
+    return run.execute()
 
 
-def resume(folder: Path, root: Path) -> Path:
-    """Continue the run in `folder` where its last checkpoint stands. Returns the folder."""
-    config = load(Config, folder / "config.yaml")
-    if record.read(folder / "result.json").get("status") == "finished":
+def resume(folder: Path, overrides: list[str], root: Path) -> Path:
+    path = folder / "config.yaml"
+    old, config = load(Config, path), load(Config, path, overrides)
+    more = config.trainer.epochs - old.trainer.epochs
+    is_fixed = config.optim.scheduler not in ("constant", "plateau")  # which count on no end
+    for key in (text.partition("=")[0] for text in overrides):
+        if key not in CHANGEABLE or (key == "trainer.epochs" and (more < 0 or (more and is_fixed))):
+            only = f"{', '.join(CHANGEABLE)} (more, under constant or plateau)"
+            raise OptionError(f"{key}: expected only {only} to change: else use --init-from")
+    if not more and record.read(folder / "result.json").get("status") == "finished":
         print(f"{folder}: this run is finished", file=sys.stderr)
         return folder
+    manifest = record.read(folder / "manifest.json")
+    torch.set_num_threads(manifest.get("threads", torch.get_num_threads()))  # bits depend on it
     run = Run(config, root)
-    state = checkpoint.load_latest(folder / "checkpoints")
-    record.add_resume(folder, state["trainer"]["step"] if state else 0)
-    run.execute(folder, state)
-    return folder
+    run.logger.open(folder)  # and nobody else can
+    if state := checkpoint.load_latest(folder / "checkpoints"):
+        checkpoint.restore(state, run.parts)
+    else:
+        run.logger.load_state_dict({"bytes": 0, "seconds": 0})
+    entry = {"step": run.trainer.step, "overrides": overrides, "replaced": asdict(old)}
+    manifest["resumes"] = [*manifest.get("resumes", []), {**entry, **run.manifest()}]
+    record.write(folder / "manifest.json", manifest)
+    record.write(path, dump(config))
+    return run.execute()

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +21,22 @@ Step = tuple[list[tuple[Any, int]], int]  # (micro-batch, count of its samples) 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    epochs: int = 10  # passes over the training data
-    max_steps: int = 0  # steps after which training ends, whatever the epoch; 0: no limit
-    accumulate: int = 1  # micro-batches that a step is cut into, to save memory
-    clip: float = 0.0  # largest norm of the gradients, which are scaled down to it; 0: off
-    log_every: int = 50  # steps between two lines of the log
-    save_every: int = 0  # steps between two checkpoints; 0: at the end of each epoch only
+    epochs: Annotated[int, 1] = 10  # passes over the training data
+    max_steps: Annotated[int, 0] = 0  # steps after which training ends; 0: no limit
+    accumulate: Annotated[int, 1] = 1  # micro-batches that a step is cut into, to save memory
+    clip: Annotated[float, 0] = 0.0  # norm that larger gradients are scaled down to; 0: off
+    log_every: Annotated[int, 1] = 50  # steps between two lines of the log
+    save_every: Annotated[int, 0] = 0  # steps between checkpoints; 0: at each epoch only
     monitor: str = "accuracy"  # what decides which checkpoint is best: loss or a metric, of val
-    patience: int = 0  # evaluations without a better value after which training ends; 0: off
-
-    def __post_init__(self) -> None:
-        least = {"epochs": 1, "max_steps": 0, "accumulate": 1, "clip": 0, "log_every": 1}
-        for key, bound in {**least, "save_every": 0, "patience": 0}.items():
-            if getattr(self, key) < bound:
-                raise ValueError(f"{key}: expected at least {bound}, found {getattr(self, key)}")
+    patience: Annotated[int, 0] = 0  # evaluations without a better value that end it; 0: off
 
 
 class TrainingError(RuntimeError):
     exit_code = 1  # the run failed: the loss or a weight is not finite
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and has saved its state."""
 
 
 class OptionError(ValueError):
@@ -52,7 +50,7 @@ class Metric(Protocol):  # ours, or one of torchmetrics
 
 
 def plain_steps(batches: Any, epoch: int, start: int, accumulate: int) -> Iterator[Step]:
-    """Any iterable of (inputs, target) batches as steps, cut into `accumulate` micro-batches."""
+    # Any iterable of (inputs, target) batches as steps, cut into `accumulate` micro-batches.
     for inputs, target in islice(batches, start, None):
         parts = zip(inputs.chunk(accumulate), target.chunk(accumulate), strict=True)
         yield [(part, len(part[1])) for part in parts], len(target)
@@ -67,10 +65,11 @@ class Trainer:
     config: TrainerConfig
     scheduler: LRScheduler | None = None  # stepped after each step; ReduceLROnPlateau each epoch
     metrics: dict[str, Metric] = field(default_factory=dict)
-    log: Callable[[dict[str, Any]], None] = lambda record: None  # gets each line of the log
+    log: Callable[[dict[str, Any]], object] = lambda record: None  # gets each line of the log
     steps: Callable[[Any, int, int, int], Iterable[Step]] = plain_steps  # of a loader
     track: Callable[..., Iterable[Step]] = lambda steps, *where: steps  # shows them in a bar
     save: Callable[[str], None] = lambda name: None  # gets "last" each epoch, "best" when it is
+    stop: Callable[[], bool] = lambda: False  # asked after each batch: is training to end early?
     generator: torch.Generator = torch.default_generator  # the one that dropout draws from
     seed: int = 0  # the random numbers of a step depend on this and on its number alone
 
@@ -78,29 +77,31 @@ class Trainer:
         higher = {n: getattr(m, "higher_is_better", True) for n, m in self.metrics.items()}
         higher, monitor = {"loss": False, **higher}, self.config.monitor  # as torchmetrics says it
         if monitor not in higher:
-            expected = f"one of {', '.join(higher)}"
-            raise OptionError(f"trainer.monitor: expected {expected}, found {monitor!r}")
+            raise OptionError(f"trainer.monitor: expected one of {[*higher]}, found {monitor!r}")
         self.mode: Literal["min", "max"] = "max" if higher[monitor] else "min"
         self.device = next(self.model.parameters()).device
-        self.epoch = self.step = 0  # those that are finished
+        self.epoch = self.step = self.logged = 0  # those that are finished, the last one logged
         self.loss_sum, self.count = 0.0, 0  # over the samples of the running epoch
         self.losses: list[Tensor] = []  # what is to be added to loss_sum, still on the device
-        self.checked = 0  # the last step up to which loss_sum is known to be finite
         self.lr = 0.0  # of the last step
         self.best: dict[str, Any] = {}  # the best evaluation: metric, value, step
         self.stale = 0  # evaluations since then
 
+    # EDIT HERE for another task: the loss of each sample (batch,), unreduced, and the output.
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """EDIT HERE for another task: the loss of each sample (batch,), and the output."""
         inputs, target = batch
         output = self.model(inputs)  # (batch, classes)
         return F.cross_entropy(output, target, reduction="none"), output
 
     def fit(self, train: Any, val: Any) -> None:
-        while self.count or not self.finished:  # the last epoch may be still to be evaluated
-            self.train_epoch(train)
-            self.conclude_epoch(self.evaluate(val))
+        try:
+            while self.count or not self.finished:  # the last epoch may be still to be evaluated
+                self.train_epoch(train)
+                self.conclude_epoch(self.evaluate(val))
+                self.checkpoint("last")
+        except Stopped:  # after a whole step: an evaluation is repeated when the run goes on
             self.checkpoint("last")
+            raise
 
     @property
     def finished(self) -> bool:
@@ -120,7 +121,9 @@ class Trainer:
                 self.log_train()
             if self.config.save_every and self.step % self.config.save_every == 0:
                 self.checkpoint("last")
-        if self.step % self.config.log_every:
+            if self.stop():
+                raise Stopped
+        if self.logged < self.step:
             self.log_train()
 
     def train_step(self, micro_batches: list[tuple[Any, int]], total: int) -> None:
@@ -151,6 +154,8 @@ class Trainer:
             metric.reset()
         sums, samples = [], 0
         for batch, count in chain.from_iterable(pairs for pairs, _ in self.steps(loader, 0, 0, 1)):
+            if self.stop():
+                raise Stopped
             batch = _to_device(batch, self.device)
             losses, output = self.forward(batch)
             if count:
@@ -169,15 +174,15 @@ class Trainer:
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(value)
         sign = 1 if self.mode == "max" else -1
-        is_best = not self.best or sign * value > sign * self.best["value"]
         self.stale += 1
-        if is_best and math.isfinite(value):
+        if (not self.best or sign * value > sign * self.best["value"]) and math.isfinite(value):
             self.stale = 0
             self.best = {"metric": self.config.monitor, "value": value, "step": self.step}
             self.checkpoint("best")
 
     def log_train(self) -> None:
         self.sync_loss()  # the line has the mean over the epoch so far
+        self.logged = self.step
         rate = (self.count - self.timed) / (time.perf_counter() - self.clock)
         self.write("train", {"loss": self.loss_sum / self.count, "rate": round(rate, 1)})
 
@@ -187,17 +192,14 @@ class Trainer:
         self.log({"step": self.step, "epoch": epoch, "split": split, "lr": self.lr, **numbers})
 
     def sync_loss(self) -> None:
-        """Add the losses on the device to the running sum: where training waits for the device."""
+        # Add the losses on the device to the running sum: where training waits for the device.
         for value in torch.stack(self.losses).tolist() if self.losses else []:
             self.loss_sum += value
         self.losses.clear()
         if not math.isfinite(self.loss_sum):
-            steps = f"steps {self.checked + 1} to {self.step}"
-            raise TrainingError(f"the loss became {self.loss_sum} in {steps}: try a lower optim.lr")
-        self.checked = self.step
+            raise TrainingError(f"the loss is {self.loss_sum} by step {self.step}: lower optim.lr")
 
     def checkpoint(self, name: str) -> None:
-        self.sync_loss()
         finite = [parameter.isfinite().all() for parameter in self.model.parameters()]
         if not torch.stack(finite).all():
             raise TrainingError(f"a weight is not finite after step {self.step}: nothing is saved")
@@ -205,12 +207,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         self.sync_loss()
-        names = ("epoch", "step", "loss_sum", "count", "lr", "best", "stale")
+        names = ("epoch", "step", "loss_sum", "count", "logged", "lr", "best", "stale")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.checked = self.step
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:

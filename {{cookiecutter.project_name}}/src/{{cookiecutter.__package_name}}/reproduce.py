@@ -1,0 +1,69 @@
+"""Run a finished run again in a new folder, compare bit for bit, and say what differs and why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import checkpoint, config, record
+from .train import Config, Run
+
+ASIDE = {"command", "folder", "started", "git_commit", "git_dirty"}  # no bit depends on these,
+ASIDE |= {"resumes", "step", "overrides", "replaced", "time", "rate"}  # nor on when it went on
+INPUTS = ("data", "source", "parent_digest")  # what a run is not repeated without
+CAUSES = (*INPUTS, "device", "gpu", "torch", "threads", "cpu", "numpy", "platform", "python")
+
+
+def reproduce(folder: Path, root: Path, anyway: bool = False) -> dict[str, Any]:
+    """Run it again, and get the verdict; `anyway`: even with other data or source."""
+    before, result = (record.read(folder / f"{name}.json") for name in ("manifest", "result"))
+    if not before or result.get("status") != "finished":
+        raise record.RunError(f"{folder}: expected a finished run: end it with train --resume")
+    torch.set_num_threads(before["threads"])  # bits depend on it
+    run = Run(config.load(Config, folder / "config.yaml"), root)
+    if before["parent"]:
+        run.init_from(root / before["parent"])
+    now = run.manifest()
+    ran = (before, *before.get("resumes", []))
+    differing = {key: text for facts in ran for key, text in _compare(facts, now).items()}
+    for key, text in (differing or {"surroundings": "as before"}).items():
+        run.logger.say(f"{key:12}  {text}")
+    if "processes" in differing:
+        line = f"torchrun --nproc-per-node {before['processes']} -m {__package__} reproduce"
+        raise record.RunError(f"{folder}: ran in other processes: use {line} {folder}")
+    if not anyway and (changed := [key for key in INPUTS if key in differing]):
+        raise record.RunError(f"{folder}: {', '.join(changed)} changed: use --anyway, or undo that")
+    log = map(json.loads, (folder / "metrics.jsonl").read_text("utf-8").splitlines())
+    seen: dict[str, Any] = {"first_step": None}
+
+    def watch(line: dict[str, Any]) -> None:
+        seen["metrics"] = _compare(next(log, {}), run.logger.log(line))  # in the end, of the last
+        if seen["metrics"] and seen["first_step"] is None:
+            seen["first_step"] = line["step"]
+            run.logger.say(f"step {line['step']} differs: {seen['metrics']}")
+
+    run.trainer.log = watch
+    run.start(now)
+    again = run.execute()
+    new = record.read(again / "result.json")
+    same = new == result and seen["first_step"] is None and next(log, None) is None
+    verdict = {"identical": same, "run": str(again), "digest": new["digest"]}
+    if same:
+        return verdict
+    cause = next((key for key in CAUSES if key in differing), "none of these")
+    return {**verdict, **seen, "weights": _distance(folder, again), "likely_cause": cause}
+
+
+def _compare(*records: dict[str, Any]) -> dict[str, str]:
+    # What differs in two manifests, or in two lines of a log.
+    one, other = ({**record, **record.get("packages", {}), "packages": 0} for record in records)
+    keys = [key for key in {**one, **other} if key not in ASIDE and one.get(key) != other.get(key)]
+    return {key: f"{one.get(key)} -> {other.get(key)}" for key in keys}
+
+
+def _distance(*folders: Path) -> float:
+    # The largest difference between two weights that correspond.
+    one, other = (checkpoint.load(f / "checkpoints/last.pt")["model_state_dict"] for f in folders)
+    keys = [key for key in one if key in other and one[key].shape == other[key].shape]
+    return float(max((one[key].double() - other[key].double()).abs().max() for key in keys))

@@ -1,0 +1,209 @@
+"""A run that is run again gets the same bits, or the first difference and its likely cause."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Command, Noisy, assert_same_run, read_log
+
+from {{ cookiecutter.__package_name }} import checkpoint, record, trainer
+
+Train = Callable[..., Path]
+BASE = ("data.batch_size=16", "trainer.epochs=3", "trainer.log_every=2")
+
+
+def reproduce(command: Command, *words: Any, code: int = 0) -> tuple[dict[str, Any], str]:
+    """Type the command; get its verdict, and what it told."""
+    found, out, err = command("reproduce", *map(str, words))
+    assert found == code, err
+    return json.loads(out or "{}"), err
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    record.write(path, {**record.read(path), **changes})
+
+
+def test_a_run_is_reproduced_in_a_folder_of_its_own(train: Train, command: Command) -> None:
+    run = train(*BASE)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    verdict, err = reproduce(command, run)
+    again = Path(verdict["run"])
+    assert verdict["identical"] is True
+    assert verdict["digest"] == record.read(run / "result.json")["digest"]
+    assert err.startswith("surroundings  as before\n")
+    assert again != run and again.parent == run.parent
+    assert_same_run(run, again)
+    assert (again / "metrics.jsonl").read_bytes() != before[run / "metrics.jsonl"]  # its own times
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_that_was_stopped_and_continued_is_reproduced_too(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Noisy.install(monkeypatch.setattr)
+    run = train(*BASE, "optim.scheduler=plateau", "trainer.save_every=1")
+    for file in ("result.json", "checkpoints/last.pt"):
+        (run / file).unlink()  # as if it had been killed while it saved
+    assert command("train", "--resume", str(run), "trainer.epochs=4")[0] == 0
+    verdict, _ = reproduce(command, run)
+    assert verdict["identical"] is True
+    assert_same_run(run, Path(verdict["run"]))
+
+
+def test_a_run_that_started_from_another_is_reproduced_from_it(
+    train: Train, command: Command, tmp_path: Path
+) -> None:
+    parent = train(*BASE)
+    run = train(*BASE, "--init-from", str(parent))
+    manifest = record.read(run / "manifest.json")
+    best = checkpoint.load(parent / "checkpoints" / "best.pt")["model_state_dict"]
+    assert manifest["parent_digest"] == record.digest(best)
+    assert reproduce(command, run)[0]["identical"] is True
+    (parent / "checkpoints" / "best.pt").write_bytes((run / "checkpoints" / "best.pt").read_bytes())
+    _, err = reproduce(command, run, code=2)
+    assert "parent_digest changed: use --anyway, or undo that" in err
+
+
+@pytest.mark.parametrize(("step", "told"), [(1, 2), (2, 2), (5, 6), (11, 12)])
+def test_a_weight_nudged_at_a_step_is_found_at_the_first_line_after_it(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, step: int, told: int
+) -> None:
+    run = train(*BASE)
+    train_step = trainer.Trainer.train_step
+
+    def nudged(self: trainer.Trainer, *batch: Any) -> None:
+        if self.step == step - 1:
+            with torch.no_grad():
+                list(self.model.parameters())[-1][0] += 0.01
+        train_step(self, *batch)
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", nudged)
+    verdict, err = reproduce(command, run, code=3)
+    assert verdict["identical"] is False
+    assert verdict["first_step"] == told
+    assert 0.001 < verdict["weights"] < 1
+    losses = [read_log(folder, "test")[0]["loss"] for folder in (run, Path(verdict["run"]))]
+    told_losses = verdict["metrics"].get("loss", "{0} -> {0}".format(*losses))  # when it differs
+    assert told_losses == "{} -> {}".format(*losses)
+    assert verdict["likely_cause"] == "none of these"
+    assert f"step {told} differs" in err
+
+
+def test_a_difference_that_no_line_shows_is_found_by_the_digest(
+    train: Train, command: Command
+) -> None:
+    run = train(*BASE)
+    rewrite(run / "result.json", digest="0" * 64)
+    verdict, _ = reproduce(command, run, code=3)
+    assert (verdict["identical"], verdict["first_step"]) == (False, None)
+
+
+@pytest.mark.parametrize("cut", [1, 5])
+def test_a_log_with_more_or_fewer_lines_is_another_run(
+    train: Train, command: Command, cut: int
+) -> None:
+    run = train(*BASE)
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-cut]), encoding="utf-8")
+    assert reproduce(command, run, code=3)[0]["first_step"] == json.loads(lines[-cut])["step"]
+    (run / "metrics.jsonl").write_text("".join([*lines, lines[-1]]), encoding="utf-8")
+    assert reproduce(command, run, code=3)[0]["identical"] is False
+
+
+@pytest.mark.parametrize("key", ["data", "source"])
+def test_changed_data_or_source_is_refused_unless_it_is_wanted(
+    train: Train, command: Command, key: str
+) -> None:
+    run = train(*BASE)
+    rewrite(run / "manifest.json", **{key: "0" * 64})
+    _, err = reproduce(command, run, code=2)
+    assert f"error: {run}: {key} changed: use --anyway, or undo that" in err
+    assert err.startswith(f"{key:12}  {'0' * 64} -> ")
+    assert list(run.parent.iterdir()) == [run]
+    assert reproduce(command, run, "--anyway")[0]["identical"] is True
+
+
+def test_other_surroundings_are_told_and_are_the_likely_cause(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(*BASE)
+    packages = {**record.read(run / "manifest.json")["packages"], "torch": "1.0", "tqdm": "0"}
+    rewrite(run / "manifest.json", packages=packages, platform="another", git_commit="another")
+    verdict, err = reproduce(command, run)
+    assert verdict["identical"] is True
+    told = dict(line.split(maxsplit=1) for line in err.splitlines()[:3])
+    assert set(told) == {"torch", "tqdm", "platform"}
+    assert told["torch"] == f"1.0 -> {torch.__version__}"
+    rewrite(run / "result.json", digest="0" * 64)
+    assert reproduce(command, run, code=3)[0]["likely_cause"] == "torch"
+
+
+def test_what_a_resume_ran_with_counts_too(train: Train, command: Command) -> None:
+    run = train(*BASE)
+    (run / "result.json").unlink()
+    assert command("train", "--resume", str(run))[0] == 0
+    (entry,) = record.read(run / "manifest.json")["resumes"]
+    rewrite(run / "manifest.json", resumes=[{**entry, "source": "0" * 64}])
+    assert "source changed" in reproduce(command, run, code=2)[1]
+
+
+def test_it_runs_with_the_threads_of_the_run(train: Train, command: Command) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run = train(*BASE)
+    torch.set_num_threads(2)
+    verdict, err = reproduce(command, run)
+    assert verdict["identical"] is True
+    assert err.startswith("surroundings  as before\n")
+    assert record.read(Path(verdict["run"]) / "manifest.json")["threads"] == 1
+    torch.set_num_threads(before)
+
+
+def test_another_number_of_processes_is_refused_with_the_command_to_use(
+    train: Train, command: Command
+) -> None:
+    run = train(*BASE)
+    rewrite(run / "manifest.json", processes=2)
+    _, err = reproduce(command, run, code=2)
+    package = record.__name__.partition(".")[0]
+    assert f"use torchrun --nproc-per-node 2 -m {package} reproduce {run}" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_run_that_did_not_finish_is_refused(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(*BASE)
+    for status in ("stopped", "failed"):
+        rewrite(run / "result.json", status=status)
+        _, err = reproduce(command, run, code=2)
+        assert f"error: {run}: expected a finished run: end it with train --resume" in err
+    (run / "result.json").unlink()
+    assert "expected a finished run" in reproduce(command, run, code=2)[1]
+    _, err = reproduce(command, run.parent, code=2)
+    assert "expected the folder of a run, found no config.yaml in it" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_reproduction_can_be_stopped_and_continued_itself(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(*BASE)
+    train_step = trainer.Trainer.train_step
+
+    def signalled(self: trainer.Trainer, *batch: Any) -> None:
+        train_step(self, *batch)
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "train_step", signalled)
+        assert reproduce(command, run, code=143)[0] == {}
+    (again,) = set(run.parent.iterdir()) - {run}
+    assert command("train", "--resume", str(again))[0] == 0
+    assert_same_run(run, again)
