@@ -1,11 +1,11 @@
-# The two commands of README.md. Each makes its own environment when it needs one.
+# The two commands of README.md, and torture. Each makes its own environment when it needs one.
 
 PYTHON ?= python3
 BIN = .venv/bin
 NAME = my-pytorch-project
 PACKAGE = my_pytorch_project
 
-.PHONY: demo test
+.PHONY: demo test torture
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -23,3 +23,8 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# Kills 300 training runs at random moments, and lets them go on: about seven minutes.
+torture: .venv/ready
+	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
+	$(BIN)/python tests/torture.py demo/$(NAME) --kills 300 --seed $$(date +%s)

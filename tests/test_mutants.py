@@ -11,31 +11,12 @@ import pytest
 STATE = '("epoch", "step", "loss_sum", "count", "logged", "lr", "best", "stale")'
 RESTORE = 'if hasattr(part, "load_state_dict")'
 WATCH = "_compare(next(log, {}), run.logger.log(line))"
-MUTANTS: dict[str, tuple[str, str, str, str]] = {  # file, what it has, what is put there, tests
-    **{
-        f"{key} is not restored": (
-            "checkpoint.py",
-            f"{RESTORE}:",
-            f"{RESTORE} and key != {key!r}:",
-            "resume",
-        )
-        for key in ("model_state_dict", "optimizer_state_dict", "scheduler", "trainer", "logger")
-    },
-    **{
-        f"{key} is not restored": (
-            "trainer.py",
-            STATE,
-            STATE.replace(f'"{key}"', '"epoch"'),
-            "resume",
-        )
-        for key in ("step", "loss_sum", "count", "logged", "lr", "best", "stale")
-    },
-    "the epoch is not restored": ("trainer.py", '"epoch", "step"', '"step"', "resume"),
+MUTANTS = {  # what is broken: file, what it has, what is put there, tests that tell
     "the position in the epoch is lost": (
         "trainer.py",
         "start = self.step - self.epoch * len(train)",
         "start = 0",
-        "resume",
+        "resume -k continued",
     ),
     "dropout does not depend on the step": (
         "trainer.py",
@@ -59,46 +40,59 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {  # file, what it has, what is 
         "train.py",
         'state := checkpoint.load_latest(folder / "checkpoints")',
         "state := None",
-        "resume",
+        "resume -k continued",
     ),
     "a resume takes the threads of the machine": (
         "train.py",
         'manifest.get("threads", torch.get_num_threads())',
         "2",
-        "resume",
+        "resume -k one_thread",
     ),
-    "a run has no lock": ("logger.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", "resume"),
+    "a run has no lock": (
+        "logger.py",
+        "fcntl.LOCK_EX | fcntl.LOCK_NB",
+        "fcntl.LOCK_UN",
+        "resume -k two_processes",
+    ),
     "workers share the group of the run": (
         "data.py",
         'getattr(os, "setpgrp", int)()',
         "return",
-        "resume",
+        "resume -k whole_group",
     ),
-    "what reproduce compares is the old log with itself": (
+    "reproduce compares the old log with itself": (
         "reproduce.py",
         WATCH,
         "_compare(run.logger.log(line), {**line, 'time': 0})",
         "reproduce",
     ),
-    "what reproduce compares is the old result with itself": (
+    "reproduce compares the old result with itself": (
         "reproduce.py",
         'again / "result.json"',
         'folder / "result.json"',
-        "reproduce",
+        "reproduce -k no_line_shows",
     ),
 }
+for key in ("model_state_dict", "optimizer_state_dict", "scheduler", "trainer", "logger"):
+    broken = f"{RESTORE} and key != {key!r}"
+    MUTANTS[f"{key} is not restored"] = "checkpoint.py", RESTORE, broken, "resume -k continued"
+for key in ("epoch", "step", "loss_sum", "count", "logged", "lr", "best", "stale"):
+    broken = STATE.replace(f'"{key}"', '"step"' if key == "epoch" else '"epoch"')
+    tests = "resume -k " + ("every_step_of_its_way" if key == "logged" else "continued")
+    MUTANTS[f"{key} is not restored"] = "trainer.py", STATE, broken, tests
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_found(default_bake: Path, tmp_path: Path, name: str) -> None:
     file, old, new, tests = MUTANTS[name]
+    module, *selection = tests.split()
     project = shutil.copytree(default_bake, tmp_path / "project")
     (path,) = project.glob(f"src/*/{file}")
     source = path.read_text(encoding="utf-8")
     assert source.count(old) == 1, f"{old!r} is not in {file} once"
     path.write_text(source.replace(old, new), encoding="utf-8")
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", f"tests/test_{tests}.py"],
+        [sys.executable, "-m", "pytest", "-x", "-q", f"tests/test_{module}.py", *selection],
         cwd=project,
         env={**os.environ, "PYTEST_ADDOPTS": ""},
         stdin=subprocess.DEVNULL,

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import itertools
 import json
+import logging
 import os
 import random
 import signal
@@ -17,44 +18,22 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_WAIT_POLICY"] = "passive"  # twice as quick where cores are few
+
 import numpy
 import torch
 
-sys.dont_write_bytecode = True  # the project stays as it is
-for name in ("torch._dynamo", "torch.utils.tensorboard"):  # once here, not in each run
-    importlib.import_module(name)
-
-LANES = 2  # scenarios side by side: a run that goes on waits up to 1 s for a new event file
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "seed": tuple(range(100)),
-    "data.limit": (145, 150),  # 145: the last batch is one sample, too few for micro-batches
-    "data.batch_size": (8,),
-    "data.num_workers": (0, 2),
-    "model.hidden": (256,),  # a save takes long enough to be caught
-    "optim.scheduler": ("constant", "cosine", "linear", "plateau"),
-    "optim.warmup": (0, 9),
-    "optim.patience": (0,),
-    "trainer.epochs": (3,),
-    "trainer.accumulate": (1, 3),
-    "trainer.clip": (0, 0.1),
-    "trainer.log_every": (1, 2),
-    "trainer.save_every": (0, 3, 7),
-    "trainer.monitor": ("accuracy", "loss"),
-    "trainer.patience": (0, 0, 0, 1),
-}
-
-
-class Difference(Exception):
-    """What a run that was killed has otherwise than it should."""
-
-
-def expect(condition: object, text: str) -> None:
-    if not condition:
-        raise Difference(text)
+FIXED = ["data.batch_size=8", "model.hidden=128", "optim.patience=0", "trainer.epochs=3"]
+CHOICES = """
+    seed=0,1,2 data.limit=145,150 data.num_workers=0,2 trainer.accumulate=1,3 trainer.clip=0,0.1
+    optim.scheduler=constant,cosine,linear,plateau optim.warmup=0,9 trainer.monitor=accuracy,loss
+    trainer.log_every=1,2 trainer.save_every=0,3,7 trainer.patience=0,0,0,1
+"""  # of 145 samples the last batch has one, and leaves nothing to the other micro-batches
 
 
 @dataclass
@@ -72,68 +51,195 @@ class Noisy:
 
 
 class Scenario:
-    """Options of a run, and when to kill it; both follow from the seed and the number alone."""
+    """A run of random options that nobody disturbs, and the same one killed up to four times."""
 
     def __init__(self, package: str, seed: int, number: int, folder: Path) -> None:
-        self.package, self.folder = package, folder
-        self.random = random.Random(f"{seed} {number}")
-        self.options = {key: self.random.choice(values) for key, values in CHOICES.items()}
-        self.options["optim.warmup"] *= self.options["optim.scheduler"] != "plateau"
+        self.random, self.folder = random.Random(f"{seed} {number}"), folder
+        names = ("__main__", "checkpoint", "data", "train")
+        modules: list[Any] = [importlib.import_module(f"{package}.{name}") for name in names]
+        self.main, self.checkpoint, self.data, self.train = modules
+        options = [option.partition("=") for option in CHOICES.split()]
+        self.options = [f"{key}={self.random.choice(v.split(','))}" for key, _, v in options]
+        if "optim.scheduler=plateau" in self.options:
+            self.options.append("optim.warmup=0")  # all that it takes
         self.noisy, self.threads = self.random.choice((False, True)), self.random.choice((1, 2))
         self.kills: Counter[str] = Counter()
 
-    def __str__(self) -> str:
-        options = {k.rpartition(".")[2]: self.options[k] for k, v in CHOICES.items() if len(v) > 1}
-        options |= {"noisy": int(self.noisy), "threads": self.threads}
-        return " ".join(f"{key}={value}" for key, value in options.items())
-
     def execute(self) -> None:
-        options = [f"{key}={value}" for key, value in self.options.items()]
-        words = ["train", f"output_dir={self.folder}/whole", *options]
-        self.run(words, self.threads)
-        (whole,) = (self.folder / "whole").iterdir()
-        words[1] = f"output_dir={self.folder}/part"
-        threads, kept, left = self.threads, b"", self.random.randint(1, 4)
-        while True:
-            is_dead = self.run(words, threads, self.trigger(whole, left) if left else None)
-            (part,) = (self.folder / "part").iterdir()
-            log = read(part / "metrics.jsonl")
-            expect(log.startswith(kept), "the log lost what was in it at the checkpoint")
+        words = ["train", *FIXED, *self.options, f"output_dir={self.folder}/whole"]
+        self.run(words, self.threads, lambda: False)
+        (whole,) = self.folder.glob("whole/*")
+        words[-1] = f"output_dir={self.folder}/part"
+        kept, threads = b"", self.threads
+        for left in (*range(self.random.randint(1, 4), 0, -1), 0):  # kills still to come
+            is_dead = self.run(words, threads, self.trigger(whole, left))
+            (part,) = self.folder.glob("part/*")
+            log = b"".join(path.read_bytes() for path in part.glob("metrics.jsonl"))
+            assert log.startswith(kept), "metrics.jsonl: what the checkpoint counts on has changed"
             if not is_dead:
                 break
             self.kills["saving" if self.saving() else "later" if log else "early"] += 1
-            kept, left = log[: self.logged(part)], left - 1
+            # Each checkpoint is whole at any time, or it cannot be loaded.
+            states = {
+                path.name: self.checkpoint.load(path) for path in part.glob("checkpoints/*.pt")
+            }
+            last = states.get("last.pt", states.get("last.prev.pt"))
+            kept = log[: last["logger"]["bytes"]] if last else b""
             words = ["train", "--resume", str(part)]
-            threads = 3 - self.threads  # not those of the run, which must set them itself
-        self.compare(whole, part)
+            threads = 3 - self.threads  # another number: the run must set its own again
+        expect_same(self.state(whole), self.state(part))
+        expect_same(*scalars(part))
 
     def trigger(self, whole: Path, left: int) -> Callable[[], bool]:
-        """Whether the run that is about to start has come to the moment at which it is to die."""
-        log = max((len(read(path)) for path in self.folder.glob("part/*/metrics.jsonl")), default=0)
-        end = 0.9 * len(read(whole / "metrics.jsonl"))
-        size = (whole / "checkpoints" / "last.pt").stat().st_size
+        """Whether the run about to start has come to the point, chosen here, where it is to die."""
         kind = self.random.choice(("any", "line", "save"))
-        target = log + self.random.random() * max(0, end - log) / left
-        part, delay = self.random.random(), self.random.random()
-        self.stale = {path: path.stat().st_mtime_ns for path in self.temporary()}
+        share, delay, place = (self.random.random() for _ in range(3))
+        log = sum(self.sizes("metrics.jsonl"))
+        end = 0.9 * (whole / "metrics.jsonl").stat().st_size
+        target = log + place * max(0, end - log) / max(1, left)
+        size = share * (whole / "checkpoints" / "last.pt").stat().st_size
+        delay *= 0.01 if kind == "line" else 0.5 if log else 0.05  # s: of a step, of a start
 
         def is_due() -> bool:
-            runs = [*self.folder.glob("part/*/manifest.json")]  # without it there is no run yet
-            if kind == "any":
-                time.sleep(delay * 0.1 if runs else 0)
-                return bool(runs)
-            if not runs or length(runs[0].with_name("metrics.jsonl")) <= target:
+            if not left or not self.sizes("manifest.json"):  # before it there is no run
                 return False
-            if kind == "line":
-                time.sleep(delay * 0.01)
-                return True
-            return any(length(path) >= part * size for path in self.saving())
+            if kind != "any" and sum(self.sizes("metrics.jsonl")) <= target:
+                return False
+            if kind == "save":
+                return any(found >= size for found in self.saving())
+            time.sleep(delay)
+            return True
 
         return is_due
 
-    def temporary(self) -> list[Path]:
-        return [*self.folder.glob("part/*/checkpoints/*.tmp")]
+    def saving(self) -> list[int]:
+        return self.sizes("checkpoints/*.tmp", self.started)  # older ones are of another kill
 
-    def saving(self) -> list[Path]:
-        """The checkpoints that are being written, or were when the run died."""
-        return [p for p in self.temporary() if p.stat().st_mtime_ns != self.stale.get(p)]
+    def sizes(self, pattern: str, since: float = 0.0) -> list[int]:
+        sizes = []
+        for path in self.folder.glob(f"part/*/{pattern}"):
+            with suppress(FileNotFoundError):  # it may be gone by now
+                sizes += [path.stat().st_size] if path.stat().st_mtime > since else []
+        return sizes
+
+    def run(self, words: list[str], threads: int, is_due: Callable[[], bool]) -> bool:
+        """Type a command, and kill it once it is due; whether that was before its end."""
+        self.started, ended = time.time(), (0, 0)
+        if not (pid := os.fork()):
+            os._exit(self.child(words, threads))
+        try:
+            while not (ended := os.waitpid(pid, os.WNOHANG))[0] and not is_due():
+                time.sleep(0.0002)
+        finally:  # also when we are to end ourselves
+            if is_killed := not ended[0]:
+                os.kill(pid, signal.SIGKILL)
+                ended = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(ended[1])
+        said = (self.folder / "said.txt").read_text("utf-8", "replace")[-3000:] if code > 0 else ""
+        assert code == (-signal.SIGKILL if is_killed and code else 0), f"exit code {code}\n{said}"
+        return code != 0
+
+    def child(self, words: list[str], threads: int) -> int:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.alarm(120)  # a run that hangs is one that failed
+            file = os.open(self.folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(file, 1), os.dup2(file, 2)
+            torch.set_num_threads(threads)
+            build = self.train.build_datasets
+
+            def build_noisy(*arguments: Any) -> Any:
+                datasets, classes = build(*arguments)
+                return {**datasets, "train": self.data.Seeded(Noisy(datasets["train"]))}, classes
+
+            self.train.build_datasets = build_noisy if self.noisy else build
+            return int(self.main.main(words))
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        finally:
+            sys.stdout.flush()
+
+    def state(self, run: Path) -> dict[Any, Any]:
+        """All that must be the same in both runs."""
+        state = {"left": [*run.rglob("*.tmp")], **json.loads((run / "result.json").read_bytes())}
+        for name in ("last.pt", "best.pt"):
+            parts = self.checkpoint.load(run / "checkpoints" / name)
+            state |= {(name, key): plain(parts[key]) for key in parts.keys() - {"logger", "config"}}
+        for number, line in enumerate(read_log(run), 1):
+            state["line", number] = {key: line[key] for key in line.keys() - {"time", "rate"}}
+        return state
+
+
+def plain(value: Any) -> Any:
+    """The same with the bits of tensors, to be compared by ==."""
+    if isinstance(value, dict):
+        return {key: plain(child) for key, child in value.items()}
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.numpy().tobytes()
+    return [*map(plain, value)] if isinstance(value, list | tuple) else value
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
+
+
+def scalars(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(step, value) pairs by tag: those of the log, and those that TensorBoard shows."""
+    log: dict[str, Any] = {}
+    for line in read_log(run):
+        for key in line.keys() - {"step", "epoch", "split", "time"}:
+            pair = line["step"], float(numpy.float32(line[key]))
+            log.setdefault(f"{key}/{line['split']}", []).append(pair)
+    module: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = module.EventAccumulator(str(run), {"scalars": 0}).Reload()
+    tags = events.Tags()["scalars"]
+    return log, {tag: [(e.step, float(e.value)) for e in events.Scalars(tag)] for tag in tags}
+
+
+def expect_same(one: dict[Any, Any], other: dict[Any, Any]) -> None:
+    for key in {**one, **other}:
+        a, b = one.get(key), other.get(key)
+        assert a == b, f"{key} differs:\n{str(a)[:999]}\n{str(b)[:999]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="the number of the one scenario to run")
+    options = parser.parse_args()
+    sys.dont_write_bytecode = True  # the project stays as it is
+    torch.set_num_threads(1)  # a process with threads cannot be forked
+    (package,) = options.project.resolve().glob("src/*/__init__.py")
+    sys.path.insert(0, str(package.parents[1]))
+    for name in ("torch._dynamo", "torch.utils.tensorboard"):  # once here, not in each run
+        importlib.import_module(name)
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it purges
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left running
+    total: Counter[str] = Counter()
+    print("seed", options.seed, flush=True)
+    for number in itertools.count() if options.only is None else [options.only]:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            tempfile.tempdir = folder  # of the workers of its runs
+            scenario = Scenario(package.parent.name, options.seed, number, Path(folder))
+            text = f"{number:3} noisy={scenario.noisy} threads={scenario.threads}"
+            text = " ".join([text, *scenario.options])
+            try:
+                scenario.execute()
+            except Exception:
+                again = f"python tests/torture.py PROJECT --seed {options.seed} --only {number}"
+                sys.exit(f"{traceback.format_exc()}\n{text}\nFAILED: {again}")
+        tempfile.tempdir = None
+        total += scenario.kills
+        print(text, dict(scenario.kills), f"{time.monotonic() - start:.1f} s", flush=True)
+        if total.total() >= options.kills and total["saving"] >= options.kills / 6:
+            break
+    kinds = f"{total['early']} before the first line, {total['saving']} during a save"
+    print(f"{total.total()} kills, {kinds}; all equal; seed {options.seed}")
+
+
+if __name__ == "__main__":
+    main()

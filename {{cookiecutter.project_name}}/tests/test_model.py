@@ -48,7 +48,8 @@ def test_it_tells_its_size_when_printed() -> None:
 
 
 def test_the_classifier_is_made_of_mylinear_and_drops_out_in_training_alone() -> None:
-    model = Classifier(16, 3, ModelConfig(hidden=8, dropout=0.5))
+    torch.manual_seed(0)
+    model = Classifier(16, 3, ModelConfig(hidden=64, dropout=0.5))
     assert sum(isinstance(module, MyLinear) for module in model.modules()) == 2
     assert not any(isinstance(module, nn.Linear) for module in model.modules())
     x = torch.ones(4, 16, dtype=torch.uint8)

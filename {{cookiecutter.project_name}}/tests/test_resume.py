@@ -95,8 +95,8 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("at", "count", "options"),
     [
-        ("step", 1, ()),  # before the first checkpoint
         ("step", 10, ("trainer.save_every=3", "trainer.log_every=2")),
+        ("step", 1, ()),  # before the first checkpoint
         ("step", 23, ("data.num_workers=2", "trainer.save_every=2")),
         ("step", 14, ("optim.scheduler=plateau", "optim.patience=0", "trainer.patience=2")),
         ("evaluation", 6, ("trainer.log_every=3", "trainer.save_every=4")),

@@ -1,7 +1,7 @@
 """Typed YAML: load a file into a dataclass, override, check, dump. Works alone."""
 
-# Any dataclass will do whose fields have defaults and are bool, int, float, str, Path, Literal,
-# another dataclass, or list, tuple and `T | None` of these:
+# Any dataclass will do whose fields have defaults and are bool, int, float, str, Path, Literal of
+# texts, another dataclass, or list, tuple and `T | None` of these:
 #
 #     config = load(MyConfig, Path("my.yaml"), ["optim.lr=1e-3"])
 #
@@ -12,26 +12,26 @@
 
 import difflib
 import inspect
+import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
 T = TypeVar("T")
-Found = dict[str, tuple[str, Any]]  # by key: FILE:LINE, and the value
+Given = tuple[str, str, yaml.Node]  # dotted key, or "" for a whole file; FILE:LINE; value
 COMMAND_LINE = "command line"
-INTEGER = r"[-+]?(0|[1-9][0-9]{0,17})"
+NULL = "tag:yaml.org,2002:null"
 FLOAT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf"
-SCALARS: dict[Any, tuple[str, str, Any]] = {  # what is expected, what it looks like, what it gives
-    bool: ("true or false", r"(?i:true|false)", lambda text: text.lower() == "true"),
-    int: ("a whole number", INTEGER, int),
-    float: ("a number", FLOAT, lambda text: float(text.replace(".inf", "inf"))),
-    str: ("text", r"(?s:.*)", str),
-    Path: ("a path", r"(?s:.+)", Path),
+SCALARS: dict[Any, tuple[str, Any]] = {  # what it looks like, and what it gives
+    bool: (r"(?i:true|false)", lambda text: text.lower() == "true"),
+    int: (r"[-+]?(0|[1-9][0-9]{0,17})", int),
+    float: (FLOAT, lambda text: float(text.replace(".inf", "inf"))),
+    str: (r"[^\0\ud800-\udfff]*", str),  # what UTF-8 and the names of files can hold
+    Path: (r"[^\0\ud800-\udfff]+", Path),
 }
 
 
@@ -41,19 +41,15 @@ class ConfigError(ValueError):
 
 def load(cls: type[T], path: Path | None = None, overrides: Iterable[str] = ()) -> T:
     """Build a `cls` from its defaults, then the file, then the `section.key=value` overrides."""
-    known, found = dict(_keys(cls, "")), Found()
-    try:
-        text = path.read_text("utf-8-sig", "surrogateescape") if path else ""
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
-    _collect(_parse(text, str(path)) or {}, f"{path}:1", "", known, found)
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise _error(COMMAND_LINE, "", "section.key=value", text)
-        _collect(value, COMMAND_LINE, key, known, found)
-    config: T = _replace(cls(), "", found, str(path or COMMAND_LINE))
-    return config
+    known, found = dict(_known(cls, "")), dict[str, Any]()
+    in_file = _flatten(_read(path), str(path), 1, "") if path else ()
+    for key, where, node in itertools.chain(in_file, map(_split, overrides)):
+        if key not in known:
+            raise ConfigError(f"{where}: {_unknown(key, known)}")
+        if key in found and where != COMMAND_LINE:
+            raise ConfigError(f"{where}: {key}: expected it once, found it in {found[key][0]} too")
+        found[key] = where, _convert(known[key], node, where, key)
+    return cast(T, _fill(cls(), "", found))
 
 
 def dump(config: Any, comments: bool = False, indent: str = "") -> str:
@@ -71,127 +67,118 @@ def dump(config: Any, comments: bool = False, indent: str = "") -> str:
     return text
 
 
-class _Loader(yaml.BaseLoader):
-    # Scalars are text or None, and a mapping is {key: (FILE:LINE, value)}.
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        is_null = node.style is None and node.value in ("", "~", "null", "Null", "NULL")
-        return None if is_null else node.value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        pairs = Found()
-        for key, child in node.value:
-            where = f"{self.name}:{key.start_mark.line + 1}"
-            name = str(self.construct_object(key, deep=True))
-            if name in pairs:
-                there = pairs[name][0]
-                raise ConfigError(f"{where}: {name}: expected it once, found it in {there} too")
-            pairs[name] = where, self.construct_object(child, deep=True)
-        return pairs
+def _known(hint: Any, key: str) -> Iterator[tuple[str, Any]]:
+    # A key with its type, and those in it where it is a section.
+    yield key, hint
+    if is_dataclass(hint):
+        for name, inner in get_type_hints(hint, include_extras=True).items():
+            yield from _known(inner, f"{key}.{name}".removeprefix("."))
 
 
-def _parse(text: str, source: str) -> Any:
+def _split(override: str) -> Given:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{COMMAND_LINE}: expected section.key=value, found {override!r:.60}")
+    return key, COMMAND_LINE, yaml.ScalarNode(COMMAND_LINE, value)
+
+
+def _read(path: Path) -> yaml.Node:
     try:
-        loader = _Loader(text)
-        loader.name = source
-        return loader.get_single_data()
-    except (yaml.YAMLError, RecursionError) as error:
-        mark, position = getattr(error, "problem_mark", None), getattr(error, "position", 0)
-        line = mark.line if mark else text.count("\n", 0, position)
-        problem = getattr(error, "problem", str(error).splitlines()[0])
-        raise ConfigError(f"{source}:{line + 1}: expected YAML, found: {problem}") from None
+        if path.stat().st_size > 100_000:
+            raise OSError(0, "more than 100 kB")
+        return _parse(path.read_text("utf-8-sig", "surrogateescape"), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
 
 
-def _keys(cls: Any, section: str) -> Iterator[tuple[str, Any]]:
-    # Each dotted key of a dataclass with its type: the sections, and what is in them.
-    yield section, cls
-    for name, hint in get_type_hints(cls, include_extras=True).items():
-        key = f"{section}.{name}".removeprefix(".")
-        yield from _keys(hint, key) if is_dataclass(hint) else [(key, hint)]
-
-
-def _collect(value: Any, where: str, key: str, known: dict[str, Any], found: Found) -> None:
-    # Put what is given for a key, and for those in it where it is a section, into `found`.
-    if key not in known:
-        last = key.rpartition(".")[2]
-        near = [path for path in known if f".{path}".endswith(f".{last}")]
-        near = near or difflib.get_close_matches(key, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{where}: {key}: expected a key of this config, found {last!r}{hint}")
-    if not is_dataclass(known[key]):
-        found[key] = where, value
-    elif not isinstance(value, dict):
-        raise _error(where, key, "a section of keys", value)
-    else:
-        for name, (place, child) in value.items():
-            _collect(child, place, f"{key}.{name}".removeprefix("."), known, found)
-
-
-def _replace(config: Any, section: str, found: Found, source: str) -> Any:
-    values = {}
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        key = section + name
-        if is_dataclass(hint):
-            values[name] = _replace(getattr(config, name), f"{key}.", found, source)
-        elif key in found:
-            values[name] = _convert(hint, found[key][1], found[key][0], key)
+def _parse(text: str, source: str) -> yaml.Node:
     try:
-        return replace(config, **values)
-    except ValueError as error:
-        key = section + str(error).partition(": ")[0]
-        raise ConfigError(f"{found.get(key, (source,))[0]}: {section}{error}") from None
+        loader = yaml.SafeLoader(text)
+        return loader.get_single_node() or yaml.MappingNode(NULL, [])
+    except yaml.reader.ReaderError as error:
+        line, problem = text.count("\n", 0, error.position), "a control character, or no UTF-8"
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        line = getattr(error, "problem_mark", loader).line
+        problem = getattr(error, "problem", str(error))
+    raise ConfigError(f"{source}:{line + 1}: expected YAML, found: {problem:.80}")
 
 
-def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+def _flatten(node: yaml.Node, source: str, line: int, key: str) -> Iterator[Given]:
+    # A key with its value, and those in it where it is a section; lazily, for an alias in what it
+    # names has no end.
+    yield key, f"{source}:{line}", node
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            part = name.value if isinstance(name, yaml.ScalarNode) else "?"
+            inner = f"{key}.{part}".removeprefix(".")
+            yield from _flatten(value, source, name.start_mark.line + 1, inner)
+
+
+def _convert(hint: Any, node: yaml.Node, where: str, key: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
+    if node.tag == COMMAND_LINE and args and origin not in (Annotated, Literal):
+        node = _parse(node.value, f"{COMMAND_LINE}: {key}")
+    if type(None) in args:
+        return None if node.tag == NULL else _convert(args[args[0] is type(None)], node, where, key)
     if origin is Annotated:
-        number = _convert(args[0], value, where, key)
-        if number < args[1] or number > args[-1] > args[1]:
-            raise _error(where, key, f"a number {_range(args[1:])}", value)
-        return number
-    choices = {str(choice): choice for choice in args} if origin is Literal else {}
-    one_of = f"one of {', '.join(choices)}", "|".join(map(re.escape, choices)), choices.get
-    if choices or hint in SCALARS:
-        expected, pattern, convert = SCALARS.get(hint, one_of)
-        if isinstance(value, str) and re.fullmatch(pattern, value):
-            return convert(value)
-        raise _error(where, key, expected, value)
-    if where == COMMAND_LINE and isinstance(value, str):
-        value = _parse(value, COMMAND_LINE)
-    if origin is UnionType:
-        return None if value is None else _convert(args[args[0] is NoneType], value, where, key)
-    if origin not in (list, tuple):
-        raise TypeError(f"{key}: a config cannot hold the type {hint}")
-    if not isinstance(value, list):
-        raise _error(where, key, "a list such as [1, 2]", value)
-    hints = args[:1] * len(value) if origin is list or args[-1] is Ellipsis else args
-    if len(hints) != len(value):
-        raise _error(where, key, f"{len(hints)} values", len(value))
-    items = enumerate(zip(hints, value, strict=True))
-    return origin(_convert(hint, item, where, f"{key}[{i}]") for i, (hint, item) in items)
+        number, low, *high = _convert(args[0], node, where, key), *args[1:]
+        if low <= number <= min(high, default=number):
+            return number
+    elif origin is Literal and node.value in args:
+        return node.value
+    elif hint in SCALARS and isinstance(node, yaml.ScalarNode) and node.tag != NULL:
+        pattern, convert = SCALARS[hint]
+        if re.fullmatch(pattern, node.value):
+            return convert(node.value)
+    elif origin in (list, tuple) and isinstance(node, yaml.SequenceNode):
+        hints = args[:1] * len(node.value) if origin is list or args[-1] is Ellipsis else args
+        if len(hints) == len(node.value):
+            items = enumerate(zip(hints, node.value, strict=True))
+            return origin(_convert(hint, item, where, f"{key}[{i}]") for i, (hint, item) in items)
+    elif is_dataclass(hint) and isinstance(node, yaml.MappingNode):
+        return None  # what is in it comes with keys of its own
+    kinds: Any = {yaml.MappingNode: "a section", yaml.SequenceNode: f"a list of {len(node.value)}"}
+    found = "nothing" if node.tag == NULL else kinds.get(type(node)) or f"{node.value!r:.60}"
+    raise ConfigError(f"{where}: {key and key + ': '}expected {_kind(hint)}, found {found}")
 
 
-def _error(where: str, key: str, expected: str, value: Any) -> ConfigError:
-    kinds = {dict: "a section", list: "a list", NoneType: "nothing"}
-    found = kinds.get(type(value)) or repr(value)[:60]  # not all of a large file
-    return ConfigError(f"{where}: {key and key + ': '}expected {expected}, found {found}")
+def _fill(default: Any, key: str, found: dict[str, Any]) -> Any:
+    # The default with what is found for its key, and for those in it where it is a section.
+    if not is_dataclass(default):
+        return found[key][1] if key in found else default
+    values = {}
+    for field in fields(default):
+        inner = f"{key}.{field.name}".removeprefix(".")
+        values[field.name] = _fill(getattr(default, field.name), inner, found)
+    try:
+        return replace(cast(Any, default), **values)
+    except ValueError as error:
+        told = f"{key}.{error}".removeprefix(".")
+        where, _ = found.get(told.partition(": ")[0]) or found.get(key) or (COMMAND_LINE, None)
+        raise ConfigError(f"{where}: {told}") from None
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    last = key.rpartition(".")[2]
+    near = [path for path in known if path.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(key, known, 1)
+    found = f"{last!r:.40}" + (f"; did you mean {near[0]}?" if any(near) else "")
+    return f"{repr(key)[1:-1]:.40}: expected a key of this config, found {found}"
 
 
 def _plain(value: Any) -> Any:
-    # A value as YAML knows it: also those of numpy, tuples and paths.
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return (
-        value.item() if hasattr(value, "item") else str(value) if isinstance(value, Path) else value
-    )
+    value = str(value) if isinstance(value, Path) else value
+    return value.item() if hasattr(value, "item") else value  # numpy's numbers
 
 
 def _kind(hint: Any) -> str:
     # A type as users read it.
     if get_origin(hint) is Annotated:
-        return f"{hint.__origin__.__name__} {_range(hint.__metadata__)}"
+        kind, low, *high = get_args(hint)
+        return f"{kind.__name__} " + (f"from {low} to {high[0]}" if high else f">= {low}")
+    if is_dataclass(hint):
+        return "a section"
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     return " | ".join(choices) or (hint.__name__ if hint in SCALARS else str(hint))
-
-
-def _range(bounds: tuple[Any, ...]) -> str:
-    return f"from {bounds[0]} to {bounds[1]}" if len(bounds) > 1 else f">= {bounds[0]}"
