@@ -55,8 +55,8 @@ MODULES = """
 """
 TESTS = """
     conftest test_architecture test_checkpoint test_config test_data test_distributed
-    test_evaluate test_logger test_main test_metrics test_model test_optim test_record test_reproduce
-    test_resume test_train test_trainer
+    test_evaluate test_logger test_main test_metrics test_model test_optim test_record
+    test_reproduce test_resume test_train test_trainer
 """
 TITLES = {
     "MIT": "MIT License",

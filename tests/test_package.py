@@ -17,7 +17,8 @@ from conftest import HOSTILE, PROJECT, SOURCE, TEMPLATE
 FILES = sorted(SOURCE.rglob("*.py"))
 CORE = ("data", "model", "metrics", "trainer", "train")
 ROOTS = ("train", "evaluate", "reproduce", "__main__")  # all that may import a sibling
-THIRD_PARTY = {"config": {"yaml"}, "data": {"numpy"}, "logger": {"tensorboard", "tqdm"}}  # besides torch
+# Besides torch; numpy in what seeds it.
+THIRD_PARTY = {"config": {"yaml"}, "data": {"numpy"}, "logger": {"tensorboard", "tqdm"}}
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Match)
 
 

@@ -149,7 +149,7 @@ def test_the_end_tells_where_the_run_is_and_what_to_do_next(
     code, out, err = command("train", "output_dir={tmp}/runs", "data.limit=60", "trainer.epochs=1")
     assert code == 0
     head, *_, best, evaluate = err.splitlines()
-    assert re.match(r"262,338 parameters; 0 of 1 steps; .*, \d+ threads", head)
+    assert re.match(r"Classifier, 262,338 parameters; 0 of 1 steps; .*, \d+ threads", head)
     package = data.__name__.partition(".")[0]
     assert evaluate.startswith(f"evaluate  python -m {package} evaluate ")
     assert re.fullmatch(r"best      accuracy 0\.\d{4} on val, step 1", best)

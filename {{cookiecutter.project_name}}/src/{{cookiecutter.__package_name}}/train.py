@@ -109,8 +109,9 @@ class Run:
         folder, status = self.logger.folder, {"status": "failed"}
         (folder / "result.json").unlink(missing_ok=True)
         size = sum(parameter.numel() for parameter in self.model.parameters())
+        model, done = type(self.model).__name__, f"{self.trainer.step:,} of {self.steps:,} steps"
         where = f"{self.device}, {torch.get_num_threads()} threads"
-        self.logger.say(f"{size:,} parameters; {self.trainer.step} of {self.steps} steps; {where}")
+        self.logger.say(f"{model}, {size:,} parameters; {done}; {where}")
         try:
             with self.stop:
                 self.trainer.fit(self.loaders["train"], self.loaders["val"])
