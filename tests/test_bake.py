@@ -253,3 +253,12 @@ def test_baking_over_a_project_loses_nothing_that_the_user_wrote(
         **dict.fromkeys([*fresh, "runs/notes.txt"], b"mine\n"),
         **{path: fresh[path] for path in back},
     }
+
+
+def test_tensorboard_is_one_that_today_can_import(default_bake: Path) -> None:
+    (bound,) = [
+        name.partition(">=")[2]
+        for name in pyproject(default_bake)["project"]["dependencies"]
+        if name.startswith("tensorboard")
+    ]
+    assert [*map(int, bound.split("."))] > [2, 20]  # those need pkg_resources, which is gone

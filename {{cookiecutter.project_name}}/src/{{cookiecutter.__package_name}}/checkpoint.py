@@ -14,6 +14,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 
 class CheckpointError(ValueError):
@@ -26,7 +27,8 @@ class SaveError(OSError):
 
 def save(path: Path, parts: Mapping[str, Any], keep_previous: bool = False) -> None:
     """Write each part's `state_dict()`, or its plain value; keep what it replaces as .prev.pt."""
-    state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}
+    plain = {key: _unwrap(part) for key, part in parts.items()}
+    state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in plain.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -74,8 +76,15 @@ def restore(state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
             raise CheckpointError(f"another kind of checkpoint: expected {key} in it")
         try:
             if hasattr(part, "load_state_dict"):
-                part.load_state_dict(state[key])
+                _unwrap(part).load_state_dict(state[key])
             elif part != state[key]:
                 raise RuntimeError(f"expected {state[key]}, found {part}")
         except RuntimeError as error:
             raise CheckpointError(f"other {key}: {' '.join(str(error).split())}") from None
+
+
+def _unwrap(part: Any) -> Any:
+    # What torch.compile and DistributedDataParallel have around them, so that names stay plain.
+    part = getattr(part, "_orig_mod", part)
+    part = part.module if isinstance(part, DistributedDataParallel) else part
+    return getattr(part, "_orig_mod", part)

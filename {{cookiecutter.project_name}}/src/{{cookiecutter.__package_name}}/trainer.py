@@ -35,8 +35,7 @@ class TrainingError(RuntimeError):
     exit_code = 1  # the run failed: the loss or a weight is not finite
 
 
-class Stopped(Exception):
-    """Training was asked to stop, and has saved its state."""
+class Stopped(Exception): ...  # training was asked to stop, and has saved its state
 
 
 class OptionError(ValueError):
