@@ -119,6 +119,7 @@ def test_a_failed_save_fails_the_run() -> None:
     assert SaveError.exit_code == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of torch.jit
 @pytest.mark.parametrize("saved", ["plain", "compiled", "parallel", "both"])
 @pytest.mark.parametrize("loaded", ["plain", "compiled", "parallel", "both"])
 def test_names_are_plain_whatever_is_around_the_model(

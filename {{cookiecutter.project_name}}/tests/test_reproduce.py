@@ -60,6 +60,8 @@ def test_a_run_that_started_from_another_is_reproduced_from_it(
 ) -> None:
     parent = train(*BASE)
     run = train(*BASE, "--init-from", str(parent))
+    (run / "result.json").unlink()
+    assert command("train", "--resume", str(run))[0] == 0
     manifest = record.read(run / "manifest.json")
     best = checkpoint.load(parent / "checkpoints" / "best.pt")["model_state_dict"]
     assert manifest["parent_digest"] == record.digest(best)

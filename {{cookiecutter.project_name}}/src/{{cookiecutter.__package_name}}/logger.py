@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 PLAIN_SECONDS = 10  # at least this long between two lines on train, where no bar can be shown
 NOT_SCALARS = ("step", "epoch", "split", "time")
-NOT_SHOWN = (*NOT_SCALARS, "lr")
 
 
 class LogError(ValueError):
@@ -105,7 +104,7 @@ class Logger:
 
     def _show(self, record: dict[str, Any]) -> None:
         is_train, now = record["split"] == "train", time.monotonic()
-        numbers = [f"{key} {value:,.4f}" for key, value in record.items() if key not in NOT_SHOWN]
+        numbers = [f"{k} {v:,.4f}" for k, v in record.items() if k not in (*NOT_SCALARS, "lr")]
         if is_train and self.bar is not None and not self.bar.disable:
             self.bar.set_postfix_str("  ".join(numbers), refresh=False)
         elif not is_train or now - self.shown >= PLAIN_SECONDS:

@@ -165,6 +165,7 @@ def resume(folder: Path, overrides: list[str], root: Path) -> Path:
     manifest = record.read(folder / "manifest.json")
     torch.set_num_threads(manifest.get("threads", torch.get_num_threads()))  # bits depend on it
     run = Run(config, root)
+    run.parent = {key: manifest.get(key, "") for key in run.parent}
     run.logger.open(folder)  # and nobody else can
     if state := checkpoint.load_latest(folder / "checkpoints"):
         checkpoint.restore(state, run.parts)
