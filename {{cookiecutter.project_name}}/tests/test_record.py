@@ -162,3 +162,20 @@ def test_a_patch_keeps_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     git("checkout", "-q", "code.txt")
     git("apply", str(tmp_path / "runs" / "x" / "source.patch"))
     assert (tmp_path / "code.txt").read_bytes() == new
+
+
+def test_a_folder_without_its_whole_record_is_no_run_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, left = record.write, [1]
+
+    def killed(path: Path, content: object) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(path, content)
+
+    monkeypatch.setattr(record, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert not (tmp_path / "runs" / "x" / "config.yaml").exists()

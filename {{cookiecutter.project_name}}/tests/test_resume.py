@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ POINTS: dict[str, tuple[Any, str]] = {
 MANY = ("optim.scheduler=linear", "optim.warmup=3", "trainer.accumulate=3", "trainer.clip=0.1")
 
 
-def die(at: str, count: int, noisy: bool, threads: int, words: list[str]) -> None:
+def die(at: str, count: int, noisy: bool, threads: int, temporary: str, words: list[str]) -> None:
     """Train, and die the `count`th time that this point is reached."""
     owner, name = POINTS[at]
     original, left = getattr(owner, name), [count]
@@ -61,6 +62,7 @@ def die(at: str, count: int, noisy: bool, threads: int, words: list[str]) -> Non
             os._exit(9)
 
     setattr(owner, name, counted)
+    tempfile.tempdir = temporary  # what the dead leave behind lies there
     multiprocessing.set_start_method(None, force=True)  # for workers, as users have it
     torch.set_num_threads(threads)
     if noisy:
@@ -76,9 +78,11 @@ def interrupted(
     if sys.platform != "win32":
         context.set_forkserver_preload([record.__name__, "torch._dynamo"])
     words = ["train", *TINY, f"output_dir={tmp_path / 'part'}", *options]
-    process = context.Process(target=die, args=(at, count, noisy, threads, words))
-    process.start()
-    process.join()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        arguments = (at, count, noisy, threads, temporary, words)
+        process = context.Process(target=die, args=arguments)
+        process.start()
+        process.join()
     assert process.exitcode == 9
     (run,) = (tmp_path / "part").iterdir()
     return run

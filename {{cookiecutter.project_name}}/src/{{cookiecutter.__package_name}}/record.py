@@ -62,13 +62,13 @@ def describe(root: Path, data: Path, device: torch.device) -> dict[str, Any]:
 
 
 def start(folder: Path, config: str, manifest: Mapping[str, Any], root: Path) -> None:
-    write(folder / "config.yaml", config)
     write(folder / "manifest.json", manifest)
     new = _git(root, "ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")[:-1]
     new = [name for name in new if (root / name).stat().st_size <= MAX_NEW_BYTES]
     patches = [_git(root, "diff", "--no-index", "--binary", os.devnull, name) for name in new]
     if patch := b"".join([_git(root, "diff", "HEAD", "--relative", "--binary"), *patches]):
         write(folder / "source.patch", patch)
+    write(folder / "config.yaml", config)  # the last one: it makes the folder one of a run
 
 
 def write(path: Path, content: Any) -> None:
