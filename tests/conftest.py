@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that waits frees its core
 TEMPLATE = Path(__file__).resolve().parents[1]
 PROJECT = TEMPLATE / "{{cookiecutter.project_name}}"
 SOURCE = PROJECT / "src" / "{{cookiecutter.__package_name}}"

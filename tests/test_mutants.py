@@ -32,21 +32,33 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
     ),
     "the order does not depend on the epoch": (
         "data.py",
-        "(self.seed, epoch)",
-        "(self.seed, 0)",
+        "(self.seed or 0, epoch))",
+        "(self.seed or 0, 0))",
         "data",
     ),
     "a resume trains from scratch": (
         "train.py",
-        'state := checkpoint.load_latest(folder / "checkpoints")',
-        "state := None",
+        'checkpoint.load_latest(folder / "checkpoints")',
+        "None",
         "resume -k continued",
     ),
     "a resume takes the threads of the machine": (
         "train.py",
-        'manifest.get("threads", torch.get_num_threads())',
-        "2",
+        'manifest["threads"])',
+        "2)",
         "resume -k one_thread",
+    ),
+    "the log is not cut back": (
+        "logger.py",
+        'self.file.truncate(state["bytes"])',
+        "pass",
+        "resume -k continued",
+    ),
+    "a run from another starts over without it": (
+        "train.py",
+        'elif manifest["parent"]:',
+        "elif False:",
+        "resume -k from_another",
     ),
     "a run has no lock": (
         "logger.py",
@@ -73,7 +85,7 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
         "reproduce -k no_line_shows",
     ),
 }
-for key in ("model_state_dict", "optimizer_state_dict", "scheduler", "trainer", "logger"):
+for key in ("model_state_dict", "optimizer_state_dict", "scheduler", "trainer"):
     broken = f"{RESTORE} and key != {key!r}"
     MUTANTS[f"{key} is not restored"] = "checkpoint.py", RESTORE, broken, "resume -k continued"
 for key in ("epoch", "step", "loss_sum", "count", "logged", "lr", "best", "stale"):

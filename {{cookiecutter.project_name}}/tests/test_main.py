@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Command
@@ -64,17 +63,3 @@ def test_a_run_survives_ascii_streams_and_opens_files_by_name_of_encoding(tmp_pa
     result = python(*warnings, "-m", PACKAGE, *words, PYTHONIOENCODING="ascii:strict")
     assert result.returncode == 0, result.stderr
     assert "\r" not in result.stderr
-
-
-def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
-    words = ["train", f"output_dir={tmp_path}", "trainer.max_steps=1", "data.limit=60"]
-    run = python("-m", PACKAGE, *words).stdout.strip()
-    words = ["-m", PACKAGE, "predict", run, *["happy"] * 5000]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process: Any = subprocess.Popen([sys.executable, *words], env=environment, **pipes)
-    with process:
-        assert b"happy" in process.stdout.readline()
-        process.stdout.close()
-        assert b"Traceback" not in process.stderr.read()
-    assert process.returncode == 0

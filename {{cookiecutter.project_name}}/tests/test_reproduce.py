@@ -209,3 +209,40 @@ def test_a_reproduction_can_be_stopped_and_continued_itself(
     (again,) = set(run.parent.iterdir()) - {run}
     assert command("train", "--resume", str(again))[0] == 0
     assert_same_run(run, again)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("manifest.json", None),
+        ("manifest.json", "{}"),
+        ("manifest.json", "[1]"),
+        ("metrics.jsonl", None),
+        ("metrics.jsonl", "{"),
+        ("checkpoints/last.pt", None),
+        ("checkpoints/last.pt", "x"),
+        ("result.json", "nothing"),
+    ],
+)
+def test_a_damaged_run_is_told_before_it_runs(
+    train: Train, command: Command, file: str, content: str | None
+) -> None:
+    run = train(*BASE)
+    (run / file).unlink()
+    if content is not None:
+        (run / file).write_text(content, encoding="utf-8")
+    _, err = reproduce(command, run, code=2)
+    assert f"error: {run / file}: " in err.splitlines()[-1]
+    assert list(run.parent.iterdir()) == [run]
+
+
+def test_two_models_without_a_layer_in_common_can_be_told_apart(
+    train: Train, command: Command
+) -> None:
+    run = train(*BASE)
+    state = checkpoint.load(run / "checkpoints" / "last.pt")
+    state["model_state_dict"] = {"other": torch.zeros(1)}
+    torch.save(state, run / "checkpoints" / "last.pt")
+    rewrite(run / "result.json", digest="0" * 64)
+    verdict, _ = reproduce(command, run, code=3)
+    assert verdict["weights"] is None  # there is nothing to compare

@@ -316,10 +316,11 @@ def test_a_run_that_gets_more_epochs_and_dies_is_not_taken_for_finished(
         (["{run}/config.yaml"], "--resume continues a run as it was"),
     ],
 )
+@pytest.mark.parametrize("scheduler", ["cosine", "linear"])
 def test_what_would_change_the_run_is_refused(
-    train: Train, command: Command, words: list[str], told: str
+    train: Train, command: Command, words: list[str], told: str, scheduler: str
 ) -> None:
-    run = train()
+    run = train(f"optim.scheduler={scheduler}")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     words = [word.replace("{run}", str(run)) for word in words]
     code, out, err = command("train", "--resume", str(run), *words)
@@ -380,11 +381,11 @@ def test_resuming_with_another_model_names_what_differs(command: Command, tmp_pa
     config = run / "config.yaml"
     text = config.read_text(encoding="utf-8").replace("hidden: 8", "hidden: 9")
     config.write_text(text, encoding="utf-8")
-    manifest = (run / "manifest.json").read_bytes()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     code, _, err = command("train", "--resume", str(run))
     assert code == 2
     assert "other model_state_dict: " in err and "size mismatch for hidden.bias" in err
-    assert (run / "manifest.json").read_bytes() == manifest
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("saves", "max_steps"), [(1, 3), (3, 6), (2, 8)])
@@ -421,19 +422,64 @@ def test_a_signal_while_the_best_weights_are_tested_keeps_the_last(
     assert_same_run(train(*options), part)
 
 
-def test_resuming_with_other_classes_or_a_shorter_log_is_refused(
+def test_resuming_with_other_data_or_a_shorter_log_is_refused_and_changes_nothing(
     command: Command, tmp_path: Path
 ) -> None:
     words = (ROOT / "data" / "words.csv").read_text(encoding="utf-8")
     mine = tmp_path / "mine.csv"
     mine.write_text(words, encoding="utf-8")
     run = interrupted(tmp_path, "save", 1, f"data.path={mine}")
-    mine.write_text(words.replace("Positive", "Good"), encoding="utf-8")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    mine.write_text(words + "newword,Positive\n", encoding="utf-8")
     code, _, err = command("train", "--resume", str(run))
     assert code == 2
-    assert "other classes: expected ['Negative', 'Positive'], found ['Good', 'Negative']" in err
+    assert f"error: {mine}: changed since the run began: use --init-from" in err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     mine.write_text(words, encoding="utf-8")
     (run / "metrics.jsonl").unlink()
     code, _, err = command("train", "--resume", str(run))
     assert code == 2
     assert "bytes, found 0" in err
+
+
+def test_a_run_from_another_that_died_before_its_first_checkpoint_starts_from_it_again(
+    train: Train, command: Command, tmp_path: Path
+) -> None:
+    parent = train(*BASE, "optim.lr=0.1")
+    whole = train(*BASE, "--init-from", str(parent))
+    part = interrupted(tmp_path, "step", 2, *BASE, "--init-from", str(parent))
+    assert command("train", "--resume", str(part))[0] == 0
+    assert_same_run(whole, part)
+    assert record.read(part / "result.json") != record.read(train(*BASE) / "result.json")
+
+
+def test_a_finished_run_that_dies_while_it_gets_more_epochs_is_not_taken_for_finished(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*BASE, "optim.scheduler=constant", "trainer.epochs=2")
+    run = train(*options)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logger.Logger, "load_state_dict", killed)  # before the log is cut
+        assert command("train", "--resume", str(run), "trainer.epochs=4")[0] == 130
+    assert not (run / "result.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write", killed)  # and after it
+        assert command("train", "--resume", str(run), "trainer.epochs=4")[0] == 130
+    assert command("train", "--resume", str(run))[0] == 0
+    assert_same_run(train(*options), run)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"threads": 2}'])
+def test_a_run_without_its_manifest_is_refused(
+    train: Train, command: Command, content: str
+) -> None:
+    run = train()
+    (run / "result.json").unlink()
+    (run / "manifest.json").write_text(content, encoding="utf-8")
+    code, _, err = command("train", "--resume", str(run))
+    assert code == 2
+    assert f"error: {run / 'manifest.json'}: expected a JSON object" in err

@@ -148,10 +148,15 @@ def test_the_end_tells_where_the_run_is_and_what_to_do_next(
 ) -> None:
     code, out, err = command("train", "output_dir={tmp}/runs", "data.limit=60", "trainer.epochs=1")
     assert code == 0
-    head, *_, best, evaluate = err.splitlines()
-    assert re.match(r"Classifier, 262,338 parameters; 0 of 1 steps; .*, \d+ threads", head)
+    head, *_, run, best, look, evaluate, predict = err.splitlines()
+    assert re.match(
+        r"262,338 parameters; 60 train, 60 val, 60 test; 0 of 1 steps; .*, \d+ threads", head
+    )
     package = data.__name__.partition(".")[0]
+    assert run.startswith("run       ") and run.endswith(Path(out.strip()).name)
     assert evaluate.startswith(f"evaluate  python -m {package} evaluate ")
+    assert predict.startswith(f"predict   python -m {package} predict ")
+    assert look.startswith("look      tensorboard --logdir ")
     assert re.fullmatch(r"best      accuracy 0\.\d{4} on val, step 1", best)
     assert out.count("\n") == 1  # stdout has the run folder alone
 
@@ -194,7 +199,7 @@ def test_a_run_that_diverges_fails_with_exit_code_1_and_one_line(
     words = ("optim.lr=1e38", "data.limit=200", "trainer.log_every=2", "output_dir={tmp}/runs")
     code, _, err = command("train", *words)
     assert code == 1
-    assert re.search(r"error: the loss is (nan|inf) by step \d+:", err.splitlines()[-1])
+    assert re.search(r"error: the loss became (nan|inf) in steps \d+ to \d+:", err.splitlines()[-1])
     (run,) = (tmp_path / "runs").iterdir()
     assert record.read(run / "result.json")["status"] == "failed"
 

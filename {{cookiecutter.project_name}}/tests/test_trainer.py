@@ -202,7 +202,7 @@ def test_save_every_saves_within_an_epoch() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step() -> None:
     train = batches([1.0] * 10 + [math.nan] + [1.0] * 9, 1)
     saved: list[str] = []
-    with pytest.raises(TrainingError, match="the loss is nan by step 12"):
+    with pytest.raises(TrainingError, match="the loss became nan in steps 9 to 12"):
         trainer = Given(
             one_weight(),
             torch.optim.SGD([torch.zeros(1)], 0.1),

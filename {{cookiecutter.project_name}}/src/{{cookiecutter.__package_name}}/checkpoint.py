@@ -29,9 +29,9 @@ def save(path: Path, parts: Mapping[str, Any], keep_previous: bool = False) -> N
     """Write each part's `state_dict()`, or its plain value; keep what it replaces as .prev.pt."""
     plain = {key: _unwrap(part) for key, part in parts.items()}
     state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in plain.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
@@ -84,7 +84,6 @@ def restore(state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
 
 
 def _unwrap(part: Any) -> Any:
-    # What torch.compile and DistributedDataParallel have around them, so that names stay plain.
-    part = getattr(part, "_orig_mod", part)
+    # A model without torch.compile and DistributedDataParallel around it: its names are plain.
     part = part.module if isinstance(part, DistributedDataParallel) else part
     return getattr(part, "_orig_mod", part)

@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin,
 import yaml
 
 T = TypeVar("T")
-Given = tuple[str, str, yaml.Node]  # dotted key, or "" for a whole file; FILE:LINE; value
 COMMAND_LINE = "command line"
 NULL = "tag:yaml.org,2002:null"
 FLOAT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf"
@@ -75,7 +74,7 @@ def _known(hint: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield from _known(inner, f"{key}.{name}".removeprefix("."))
 
 
-def _split(override: str) -> Given:
+def _split(override: str) -> tuple[str, str, Any]:
     key, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"{COMMAND_LINE}: expected section.key=value, found {override!r:.60}")
@@ -103,7 +102,7 @@ def _parse(text: str, source: str) -> yaml.Node:
     raise ConfigError(f"{source}:{line + 1}: expected YAML, found: {problem:.80}")
 
 
-def _flatten(node: yaml.Node, source: str, line: int, key: str) -> Iterator[Given]:
+def _flatten(node: yaml.Node, source: str, line: int, key: str) -> Iterator[Any]:
     # A key with its value, and those in it where it is a section; lazily, for an alias in what it
     # names has no end.
     yield key, f"{source}:{line}", node

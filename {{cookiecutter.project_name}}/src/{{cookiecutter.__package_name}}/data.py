@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 SPLITS = ("train", "val", "test")
 
@@ -60,8 +60,7 @@ class NgramEncoder:
 
     def __call__(self, text: str) -> Tensor:
         text = f"<{normalize(text)}>"
-        starts = range(len(text))
-        ngrams = {text[i : i + n] for n in range(1, self.ngram + 1) for i in starts}
+        ngrams = {text[i : i + n] for n in range(1, self.ngram + 1) for i in range(len(text))}
         encoded = torch.zeros(self.features, dtype=torch.uint8)
         encoded[[zlib.crc32(ngram.encode()) % self.features for ngram in ngrams]] = 1
         return encoded
@@ -101,8 +100,6 @@ class Loader:
     """The batches of a dataset, shuffled by (seed, epoch), or in order without a seed."""
 
     def __init__(self, dataset: Any, config: DataConfig, seed: int | None = None) -> None:
-        if isinstance(dataset, IterableDataset):  # each worker would give all of its samples
-            raise TypeError("expected a dataset with len() and indices, found an IterableDataset")
         self.dataset, self.size, self.seed = dataset, len(dataset), seed
         self.batch_size, workers = config.batch_size, config.num_workers
         self.indices: list[Any] = []  # of the micro-batches still to come
@@ -133,13 +130,11 @@ class Loader:
             yield micro_batches, sum(step)
 
     def order(self, epoch: int) -> list[Any]:
-        order: list[Any] = list(range(self.size))
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(zlib.crc32(b"%d %d" % (self.seed, epoch)))
-            order = torch.randperm(self.size, generator=generator).tolist()
-        if isinstance(self.dataset, Seeded):
-            order = [(self.seed or 0, epoch, index) for index in order]
-        return order
+        generator = torch.Generator().manual_seed(zlib.crc32(b"%d %d" % (self.seed or 0, epoch)))
+        shuffled = torch.randperm(self.size, generator=generator).tolist()
+        order = shuffled if self.seed is not None else list(range(self.size))
+        is_seeded = isinstance(self.dataset, Seeded)
+        return [(self.seed or 0, epoch, index) for index in order] if is_seeded else order
 
 
 # EDIT HERE for other data: for each split a dataset of (input, target); the class names.

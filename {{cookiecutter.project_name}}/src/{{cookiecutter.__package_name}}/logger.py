@@ -18,7 +18,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-PLAIN_SECONDS = 10  # at least this long between two lines on train, where no bar can be shown
 NOT_SCALARS = ("step", "epoch", "split", "time")
 
 
@@ -107,7 +106,7 @@ class Logger:
         numbers = [f"{k} {v:,.4f}" for k, v in record.items() if k not in (*NOT_SCALARS, "lr")]
         if is_train and self.bar is not None and not self.bar.disable:
             self.bar.set_postfix_str("  ".join(numbers), refresh=False)
-        elif not is_train or now - self.shown >= PLAIN_SECONDS:
+        elif not is_train or now - self.shown >= 10:  # s, where no bar can be shown
             self.shown = now
             where = f"epoch {record['epoch']:<3} step {record['step']:<6} {record['split']:<5}"
             self.say("  ".join([where, *numbers]))

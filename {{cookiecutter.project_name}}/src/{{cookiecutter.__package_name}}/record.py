@@ -38,7 +38,7 @@ def create_run(output_dir: Path, name: str) -> Path:
 
 
 def describe(root: Path, data: Path, device: torch.device) -> dict[str, Any]:
-    """What was called where, and all that the bits of a run depend on beside its config."""
+    # What was called where, and all that the bits of a run depend on beside its config.
     package, cuda = Path(__file__).parent, device.type == "cuda"
     return {
         "command": [package.name, *(_relative(argument, root) for argument in sys.argv[1:])],
@@ -79,12 +79,13 @@ def write(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one when there is no such file."""
+def read(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object in a file, which has these keys; an empty one when there is no such file."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{path}: expected a JSON object, found: {error}") from None
+        content = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        return {**{key: content[key] for key in keys}, **content}
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: expected a JSON object {[*keys]}, found: {error!r}") from None
 
 
 def fingerprint(path: Path, pattern: str = "*") -> str:

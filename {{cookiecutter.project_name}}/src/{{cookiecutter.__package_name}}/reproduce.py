@@ -15,11 +15,12 @@ INPUTS = ("data", "source", "parent_digest")  # what a run is not repeated witho
 CAUSES = (*INPUTS, "device", "gpu", "torch", "threads", "cpu", "numpy", "platform", "python")
 
 
+# Run it again, and get the verdict; `anyway`: even with other data or source.
 def reproduce(folder: Path, root: Path, anyway: bool = False) -> dict[str, Any]:
-    """Run it again, and get the verdict; `anyway`: even with other data or source."""
-    before, result = (record.read(folder / f"{name}.json") for name in ("manifest", "result"))
-    if not before or result.get("status") != "finished":
+    result = record.read(folder / "result.json")
+    if result.get("status") != "finished":
         raise record.RunError(f"{folder}: expected a finished run: end it with train --resume")
+    before = record.read(folder / "manifest.json", "threads", "processes", *INPUTS, "parent")
     torch.set_num_threads(before["threads"])  # bits depend on it
     run = Run(config.load(Config, folder / "config.yaml"), root)
     if before["parent"]:
@@ -34,7 +35,8 @@ def reproduce(folder: Path, root: Path, anyway: bool = False) -> dict[str, Any]:
         raise record.RunError(f"{folder}: ran in other processes: use {line} {folder}")
     if not anyway and (changed := [key for key in INPUTS if key in differing]):
         raise record.RunError(f"{folder}: {', '.join(changed)} changed: use --anyway, or undo that")
-    log = map(json.loads, (folder / "metrics.jsonl").read_text("utf-8").splitlines())
+    log = iter(_read_log(folder / "metrics.jsonl"))
+    checkpoint.load(folder / "checkpoints" / "last.pt")  # damage is told before the run
     seen: dict[str, Any] = {"first_step": None}
 
     def watch(line: dict[str, Any]) -> None:
@@ -62,8 +64,16 @@ def _compare(*records: dict[str, Any]) -> dict[str, str]:
     return {key: f"{one.get(key)} -> {other.get(key)}" for key in keys}
 
 
-def _distance(*folders: Path) -> float:
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError) as error:
+        raise record.RunError(f"{path}: expected a log, found: {error}") from None
+
+
+def _distance(*runs: Path) -> float | None:
     # The largest difference between two weights that correspond.
-    one, other = (checkpoint.load(f / "checkpoints/last.pt")["model_state_dict"] for f in folders)
+    one, other = (checkpoint.load(r / "checkpoints/last.pt")["model_state_dict"] for r in runs)
     keys = [key for key in one if key in other and one[key].shape == other[key].shape]
-    return float(max((one[key].double() - other[key].double()).abs().max() for key in keys))
+    distances = [(one[key].double() - other[key].double()).abs().max().item() for key in keys]
+    return max(distances, default=None)

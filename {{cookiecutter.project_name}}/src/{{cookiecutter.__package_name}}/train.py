@@ -82,7 +82,6 @@ class Run:
             "optimizer_state_dict": optimizer,
             "scheduler": scheduler,
             "trainer": self.trainer,
-            "logger": self.logger,
         }
 
     def init_from(self, folder: Path) -> None:
@@ -101,17 +100,16 @@ class Run:
         self.logger.open(folder)
 
     def save(self, name: str) -> None:
-        parts = {**self.parts, "config": asdict(self.config)}
+        parts = {**self.parts, "logger": self.logger, "config": asdict(self.config)}
         checkpoint.save(self.logger.folder / "checkpoints" / f"{name}.pt", parts, name == "last")
 
+    # Train to the end, or to a signal; leaves result.json, and returns the folder.
     def execute(self) -> Path:
-        """Train to the end, or to a signal; leaves result.json, and returns the folder."""
         folder, status = self.logger.folder, {"status": "failed"}
-        (folder / "result.json").unlink(missing_ok=True)
         size = sum(parameter.numel() for parameter in self.model.parameters())
-        model, done = type(self.model).__name__, f"{self.trainer.step:,} of {self.steps:,} steps"
-        where = f"{self.device}, {torch.get_num_threads()} threads"
-        self.logger.say(f"{model}, {size:,} parameters; {done}; {where}")
+        splits = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
+        what = f"{size:,} parameters; {splits}; {self.trainer.step} of {self.steps} steps"
+        self.logger.say(f"{what}; {self.device}, {torch.get_num_threads()} threads")
         try:
             with self.stop:
                 self.trainer.fit(self.loaders["train"], self.loaders["val"])
@@ -139,7 +137,9 @@ class Run:
             state = checkpoint.load(self.logger.folder / "checkpoints" / "best.pt")
             checkpoint.restore(state, {"model_state_dict": self.model})
         self.trainer.write("test", self.trainer.evaluate(self.loaders["test"]))
-        self.logger.say(f"best      {best}\nevaluate  python -m {__package__} evaluate {run}")
+        cli, look = f"python -m {__package__}", f"tensorboard --logdir {os.path.dirname(run)}"
+        self.logger.say(f"run       {run}\nbest      {best}\nlook      {look}")
+        self.logger.say(f"evaluate  {cli} evaluate {run}\npredict   {cli} predict {run} TEXT")
 
 
 def train(path: Path, overrides: list[str], root: Path, init_from: Path | None = None) -> Path:
@@ -162,17 +162,22 @@ def resume(folder: Path, overrides: list[str], root: Path) -> Path:
     if not more and record.read(folder / "result.json").get("status") == "finished":
         print(f"{folder}: this run is finished", file=sys.stderr)
         return folder
-    manifest = record.read(folder / "manifest.json")
-    torch.set_num_threads(manifest.get("threads", torch.get_num_threads()))  # bits depend on it
+    manifest = record.read(folder / "manifest.json", "threads", "data", "parent", "parent_digest")
+    torch.set_num_threads(manifest["threads"])  # bits depend on it
     run = Run(config, root)
-    run.parent = {key: manifest.get(key, "") for key in run.parent}
     run.logger.open(folder)  # and nobody else can
-    if state := checkpoint.load_latest(folder / "checkpoints"):
+    run.parent = {key: manifest[key] for key in run.parent}
+    facts, state = run.manifest(), checkpoint.load_latest(folder / "checkpoints")
+    if facts["data"] != manifest["data"]:
+        raise OptionError(f"{config.data.path}: changed since the run began: use --init-from")
+    if state:
         checkpoint.restore(state, run.parts)
-    else:
-        run.logger.load_state_dict({"bytes": 0, "seconds": 0})
+    elif manifest["parent"]:
+        run.init_from(root / manifest["parent"])
+    (folder / "result.json").unlink(missing_ok=True)  # the log that it stands for is cut next
+    run.logger.load_state_dict(state["logger"] if state else {"bytes": 0, "seconds": 0})
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": asdict(old)}
-    manifest["resumes"] = [*manifest.get("resumes", []), {**entry, **run.manifest()}]
+    manifest["resumes"] = [*manifest.get("resumes", []), {**entry, **facts}]
     record.write(folder / "manifest.json", manifest)
     record.write(path, dump(config))
     return run.execute()

@@ -87,6 +87,7 @@ class Trainer:
         self.stale = 0  # evaluations since then
 
     # EDIT HERE for another task: the loss of each sample (batch,), unreduced, and the output.
+    # Random numbers come from torch, which is seeded before each call.
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
         inputs, target = batch
         output = self.model(inputs)  # (batch, classes)
@@ -126,7 +127,7 @@ class Trainer:
             self.log_train()
 
     def train_step(self, micro_batches: list[tuple[Any, int]], total: int) -> None:
-        """One optimizer step on the mean loss of `total` samples, in one or more micro-batches."""
+        # One optimizer step on the mean loss of `total` samples, in one or more micro-batches.
         for i, (batch, count) in enumerate(micro_batches):
             # Dropout's numbers are a function of the step: no random state to save or disturb.
             self.generator.manual_seed(zlib.crc32(b"%d %d %d" % (self.seed, self.step, i)))
@@ -196,7 +197,8 @@ class Trainer:
             self.loss_sum += value
         self.losses.clear()
         if not math.isfinite(self.loss_sum):
-            raise TrainingError(f"the loss is {self.loss_sum} by step {self.step}: lower optim.lr")
+            steps = f"steps {self.logged + 1} to {self.step}"
+            raise TrainingError(f"the loss became {self.loss_sum} in {steps}: try a lower optim.lr")
 
     def checkpoint(self, name: str) -> None:
         finite = [parameter.isfinite().all() for parameter in self.model.parameters()]
