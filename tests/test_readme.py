@@ -130,7 +130,7 @@ def test_change_the_model(project: Path) -> None:
     for _, code in section(project, "Change the model"):
         put(project, code)
     result = run(project, "train", "trainer.epochs=2")
-    assert result.stderr.startswith("MyModel, ")
+    assert result.stderr.startswith("131,170 parameters; ")  # (4096 + 1) * 32 + (32 + 1) * 2
     folder = result.stdout.strip()
     assert json.loads(run(project, "evaluate", folder).stdout)["accuracy"] > 0.8
     assert json.loads(run(project, "predict", folder, "happy").stdout)["class"] == "Positive"

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Command, Noisy, assert_same_run, read_log
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from {{ cookiecutter.__package_name }} import (
     checkpoint,
@@ -86,6 +89,13 @@ def interrupted(
     assert process.exitcode == 9
     (run,) = (tmp_path / "part").iterdir()
     return run
+
+
+@pytest.fixture(autouse=True)
+def without_tensorboard(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A resume waits for a new second of the clock, which the name of its event file needs."""
+    if "tensorboard" not in request.node.name:
+        monkeypatch.setattr(logger.Logger, "_write_scalars", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
@@ -483,3 +493,20 @@ def test_a_run_without_its_manifest_is_refused(
     code, _, err = command("train", "--resume", str(run))
     assert code == 2
     assert f"error: {run / 'manifest.json'}: expected a JSON object" in err
+
+
+def test_tensorboard_shows_the_log_of_a_run_that_was_stopped_twice(
+    train: Train, command: Command
+) -> None:
+    options = (*BASE, "trainer.epochs=2", "trainer.log_every=1")
+    with raised_at("evaluation", 2):
+        part = stopped(command, "train", *TINY, "output_dir={tmp}/part", *options)
+    with raised_at("step", 3):
+        stopped(command, "train", "--resume", str(part))
+    assert command("train", "--resume", str(part))[0] == 0
+    events = EventAccumulator(str(part))
+    events.Reload()
+    for split in ("train", "val", "test"):
+        log = [(line["step"], line["loss"]) for line in read_log(part, split)]
+        shown = [(event.step, event.value) for event in events.Scalars(f"loss/{split}")]
+        assert shown == [(step, pytest.approx(loss)) for step, loss in log]
