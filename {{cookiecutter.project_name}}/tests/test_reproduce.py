@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_other_surroundings_are_told_and_are_the_likely_cause(
     assert verdict["identical"] is True
     told = dict(line.split(maxsplit=1) for line in err.splitlines()[:3])
     assert set(told) == {"torch", "tqdm", "platform"}
-    assert told["torch"] == f"1.0 -> {torch.__version__}"
+    assert told["torch"] == f"1.0 -> {metadata.version('torch')}"
     rewrite(run / "result.json", digest="0" * 64)
     assert reproduce(command, run, code=3)[0]["likely_cause"] == "torch"
 
