@@ -32,8 +32,8 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
     ),
     "the order does not depend on the epoch": (
         "data.py",
-        "(self.seed or 0, epoch))",
-        "(self.seed or 0, 0))",
+        "(self.seed, epoch))",
+        "(self.seed, 0))",
         "data",
     ),
     "a resume trains from scratch": (

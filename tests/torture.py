@@ -19,7 +19,6 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +35,14 @@ CHOICES = """
 """  # of 225 samples the last batch has one, and leaves nothing to the other micro-batches
 
 
-@dataclass
-class Noisy:
-    """A dataset whose samples are another's with random numbers of three kinds added."""
-
-    dataset: Any
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, target = self.dataset[index]
-        return inputs + torch.rand(1) + random.random() + float(numpy.random.random()), target
-
-
 class Scenario:
     """A run of random options that nobody disturbs, and the same one killed up to four times."""
 
     def __init__(self, package: str, seed: int, number: int, folder: Path) -> None:
         self.random, self.folder = random.Random(f"{seed} {number}"), folder
-        names = ("__main__", "checkpoint", "data", "train")
-        modules: list[Any] = [importlib.import_module(f"{package}.{name}") for name in names]
-        self.main, self.checkpoint, self.data, self.train = modules
+        names = (f"{package}.__main__", f"{package}.checkpoint", "conftest")  # of its tests
+        modules: list[Any] = [importlib.import_module(name) for name in names]
+        self.main, self.checkpoint, self.conftest = modules
         options = [option.partition("=") for option in CHOICES.split()]
         self.options = [f"{key}={self.random.choice(v.split(','))}" for key, _, v in options]
         if "optim.scheduler=plateau" in self.options:
@@ -148,13 +133,8 @@ class Scenario:
             file = os.open(self.folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(file, 1), os.dup2(file, 2)
             torch.set_num_threads(threads)
-            build = self.train.build_datasets
-
-            def build_noisy(*arguments: Any) -> Any:
-                datasets, classes = build(*arguments)
-                return {**datasets, "train": self.data.Seeded(Noisy(datasets["train"]))}, classes
-
-            self.train.build_datasets = build_noisy if self.noisy else build
+            if self.noisy:
+                self.conftest.Noisy.install(setattr)
             return int(self.main.main(words))
         except BaseException:
             traceback.print_exc()
@@ -215,7 +195,7 @@ def main() -> None:
     sys.dont_write_bytecode = True  # the project stays as it is
     torch.set_num_threads(1)  # a process with threads cannot be forked
     (package,) = options.project.resolve().glob("src/*/__init__.py")
-    sys.path.insert(0, str(package.parents[1]))
+    sys.path[:0] = [str(package.parents[1]), str(package.parents[2] / "tests")]
     for name in ("torch._dynamo", "torch.utils.tensorboard"):  # once here, not in each run
         importlib.import_module(name)
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it purges

@@ -130,9 +130,10 @@ class Loader:
             yield micro_batches, sum(step)
 
     def order(self, epoch: int) -> list[Any]:
-        generator = torch.Generator().manual_seed(zlib.crc32(b"%d %d" % (self.seed or 0, epoch)))
-        shuffled = torch.randperm(self.size, generator=generator).tolist()
-        order = shuffled if self.seed is not None else list(range(self.size))
+        order: list[Any] = list(range(self.size))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(zlib.crc32(b"%d %d" % (self.seed, epoch)))
+            order = torch.randperm(self.size, generator=generator).tolist()
         is_seeded = isinstance(self.dataset, Seeded)
         return [(self.seed or 0, epoch, index) for index in order] if is_seeded else order
 

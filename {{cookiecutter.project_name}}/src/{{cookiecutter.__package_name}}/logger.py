@@ -60,8 +60,7 @@ class Logger:
 
     def track(self, steps: Iterable[Any], epoch: int, start: int, total: int) -> Iterator[Any]:
         # The steps of an epoch, under a progress bar where stderr is a terminal.
-        quiet = not sys.stderr.isatty()
-        self.bar = tqdm(steps, f"epoch {epoch}", total, True, initial=start, disable=quiet)
+        self.bar = tqdm(steps, f"epoch {epoch}", total, True, initial=start, disable=None)
         try:
             yield from self.bar
         finally:

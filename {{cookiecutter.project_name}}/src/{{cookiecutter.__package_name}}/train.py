@@ -44,7 +44,7 @@ def build_metrics(classes: list[str]) -> dict[str, Metric]:
 
 
 class Run:
-    """Every object of a run, built and wired; nothing is written before `execute`."""
+    """Every object of a run, built and wired; nothing is written before `start`."""
 
     def __init__(self, config: Config, root: Path) -> None:
         self.config, self.root = config, root

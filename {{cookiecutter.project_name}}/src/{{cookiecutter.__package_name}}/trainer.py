@@ -87,7 +87,7 @@ class Trainer:
         self.stale = 0  # evaluations since then
 
     # EDIT HERE for another task: the loss of each sample (batch,), unreduced, and the output.
-    # Random numbers come from torch, which is seeded before each call.
+    # In training draw random numbers from torch alone: it is seeded for each micro-batch.
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
         inputs, target = batch
         output = self.model(inputs)  # (batch, classes)
