@@ -47,14 +47,14 @@ COMBINATIONS = [
 ]
 FILES = """
     README.md LICENSE pyproject.toml .gitignore .github/workflows/ci.yml
-    configs/default.yaml data/README.md data/words.csv
+    configs/default.yaml data/README.md data/words.csv docs/fsdp.md
 """
 MODULES = """
     __init__ __main__ checkpoint config data distributed evaluate logger metrics model optim
     record reproduce train trainer
 """
 TESTS = """
-    conftest test_architecture test_checkpoint test_config test_data test_distributed
+    conftest processes test_architecture test_checkpoint test_config test_data test_distributed
     test_evaluate test_logger test_main test_metrics test_model test_optim test_record
     test_reproduce test_resume test_train test_trainer
 """

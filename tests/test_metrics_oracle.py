@@ -61,7 +61,7 @@ def batches(scores: Tensor, targets: Tensor, size: int) -> Iterator[tuple[Tensor
 def test_metrics_equal_those_of_scikit_learn(
     metrics: Any, samples: int, present: int, size: int
 ) -> None:
-    ours = metrics.Accuracy(), metrics.MacroF1(CLASSES), metrics.ConfusionMatrix(CLASSES)
+    ours = metrics.Accuracy(CLASSES), metrics.MacroF1(CLASSES), metrics.ConfusionMatrix(CLASSES)
     for seed in range(5):
         scores, targets = draw(samples, present, seed)
         for metric in ours:
@@ -77,8 +77,8 @@ def test_metrics_equal_those_of_scikit_learn(
 
 def test_metrics_take_class_indices_too(metrics: Any) -> None:
     scores, targets = draw(50, CLASSES, 0)
-    for make in (metrics.Accuracy, lambda: metrics.MacroF1(CLASSES)):
-        by_score, by_index = make(), make()
+    for make in (metrics.Accuracy, metrics.MacroF1):
+        by_score, by_index = make(CLASSES), make(CLASSES)
         by_score.update(scores, targets)
         by_index.update(scores.argmax(1), targets)
         assert by_score.compute() == by_index.compute()
@@ -88,7 +88,7 @@ def test_metrics_take_class_indices_too(metrics: Any) -> None:
 def test_metrics_of_torchmetrics_take_the_place_of_ours(
     metrics: Any, trainer: Any, size: int
 ) -> None:
-    ours = {"accuracy": metrics.Accuracy(), "f1": metrics.MacroF1(CLASSES)}
+    ours = {"accuracy": metrics.Accuracy(CLASSES), "f1": metrics.MacroF1(CLASSES)}
     theirs = {
         "accuracy": MulticlassAccuracy(CLASSES, average="micro"),
         "f1": MulticlassF1Score(CLASSES, average="macro"),

@@ -20,8 +20,8 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
     ),
     "dropout does not depend on the step": (
         "trainer.py",
-        "(self.seed, self.step, i)",
-        "(self.seed, 0, i)",
+        "(self.seed, self.step, shard)",
+        "(self.seed, 0, shard)",
         "trainer",
     ),
     "a sample does not depend on the epoch": (
@@ -84,8 +84,56 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
         'folder / "result.json"',
         "reproduce -k no_line_shows",
     ),
+    "processes draw the same numbers": (
+        "trainer.py",
+        "(self.seed, self.step, shard)",
+        "(self.seed, self.step, self.own.index(shard))",
+        "distributed -k random_numbers",
+    ),
+    "processes that share a batch each take the mean": (
+        "trainer.py",
+        "loss / (total / self.world)",
+        "loss / count",
+        "distributed",
+    ),
+    "losses are those of one process": (
+        "trainer.py",
+        "dist.all_reduce(sums)",
+        "pass",
+        "distributed",
+    ),
+    "metrics are those of one process": (
+        "metrics.py",
+        "torch.distributed.all_reduce(counts)",
+        "pass",
+        "distributed",
+    ),
+    "every process loads the whole batch": (
+        "data.py",
+        "batch[edges[i] : edges[i + 1]] for i in own",
+        "batch for i in own",
+        "distributed -k loaded_once",
+    ),
+    "gradients are clipped while they are scaled": (
+        "trainer.py",
+        "self.scaler.unscale_(self.optimizer)",
+        "pass",
+        "trainer",
+    ),
+    "the schedule moves with a step that is skipped": (
+        "trainer.py",
+        " and not is_skipped",
+        "",
+        "trainer",
+    ),
+    "biases decay": (
+        "optim.py",
+        '"params": others, "weight_decay": 0.0',
+        '"params": others',
+        "optim",
+    ),
 }
-for key in ("model_state_dict", "optimizer_state_dict", "scheduler", "trainer"):
+for key in ("model_state_dict", "optimizer_state_dict", "scheduler", "scaler", "trainer"):
     broken = f"{RESTORE} and key != {key!r}"
     MUTANTS[f"{key} is not restored"] = "checkpoint.py", RESTORE, broken, "resume -k continued"
 for key in ("epoch", "step", "loss_sum", "count", "logged", "lr", "best", "stale"):

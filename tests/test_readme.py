@@ -95,14 +95,23 @@ def test_three_commands_lead_to_a_trained_model(project: Path) -> None:
 
 def test_every_command_of_the_readme_works(project: Path) -> None:
     folder = run(project, "train", "trainer.epochs=1").stdout.strip()
-    (project / "configs" / "mine.yaml").write_text("name: mine\n", encoding="utf-8")
     blocks = section(project, "From nothing to a trained model")[1:]
     commands = [line.partition("#")[0].split() for _, code in blocks for line in code.splitlines()]
     ours = [words[3:] for words in commands if words[:3] == ["python", "-m", PACKAGE]]
-    assert len(ours) == 7
+    assert len(ours) == 6
     for words in ours:
         small = ["trainer.epochs=1"] if words[0] == "train" and "--resume" not in words else []
         run(project, *[word.replace("runs/RUN", folder) for word in words], *small)
+
+
+def test_new_code_can_be_tried_on_one_batch(project: Path) -> None:
+    text = (project / "README.md").read_text(encoding="utf-8")
+    (words,) = re.findall(r"^python -m \w+ (.*) +# one batch$", text, re.MULTILINE)
+    folder = run(project, *words.split()).stdout.strip()
+    log = (project / folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    losses = [line["loss"] for line in map(json.loads, log) if line["split"] == "train"]
+    assert len(losses) == 30  # an epoch is a step
+    assert losses[0] > 0.5 and losses[-1] < 0.001
 
 
 def test_change_the_data_to_another_csv(project: Path) -> None:

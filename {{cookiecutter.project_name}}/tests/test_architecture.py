@@ -80,7 +80,7 @@ def test_data_model_metrics_and_optim_alone(alone: Alone) -> None:
     encoded = data.EncodedDataset(dataset, data.NgramEncoder(config), ["x", "y"])
     network = model.Classifier(16, 2, model.ModelConfig(hidden=4, dropout=0.0))
     optimizer = optim.build_optimizer(optim.OptimConfig(), network)
-    accuracy = metrics.Accuracy()
+    accuracy = metrics.Accuracy(2)
     for micro_batches, _ in data.Loader(encoded, config).steps():
         for (inputs, target), _ in micro_batches:
             optimizer.zero_grad()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from {{ cookiecutter.__package_name }} import checkpoint
 from {{ cookiecutter.__package_name }}.checkpoint import CheckpointError, SaveError
@@ -117,29 +116,3 @@ def test_the_one_before_is_kept_only_when_asked_for(tmp_path: Path) -> None:
 
 def test_a_failed_save_fails_the_run() -> None:
     assert SaveError.exit_code == 1
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of torch.jit
-@pytest.mark.parametrize("saved", ["plain", "compiled", "parallel", "both"])
-@pytest.mark.parametrize("loaded", ["plain", "compiled", "parallel", "both"])
-def test_names_are_plain_whatever_is_around_the_model(
-    tmp_path: Path, saved: str, loaded: str
-) -> None:
-    def wrapped(kind: str) -> tuple[torch.nn.Module, Any]:
-        model = torch.nn.Linear(2, 1)
-        around: Any = model
-        if kind in ("compiled", "both"):
-            around = torch.compile(around)
-        if kind in ("parallel", "both"):
-            inner, around = around, DistributedDataParallel.__new__(DistributedDataParallel)
-            torch.nn.Module.__init__(around)  # without its processes
-            around.module = inner
-        return model, around
-
-    (one, first), (other, second) = wrapped(saved), wrapped(loaded)
-    checkpoint.save(tmp_path / "a.pt", {"model_state_dict": first})
-    state = checkpoint.load(tmp_path / "a.pt")
-    assert list(state["model_state_dict"]) == ["weight", "bias"]
-    checkpoint.restore(state, {"model_state_dict": second})
-    assert isinstance(one.weight, torch.Tensor) and isinstance(other.weight, torch.Tensor)
-    assert torch.equal(one.weight, other.weight)

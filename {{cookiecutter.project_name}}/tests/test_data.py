@@ -24,9 +24,9 @@ WORDS = Path(__file__).parents[1] / "data" / "words.csv"
 TEXTS = ["Happy", "Amazing", "Sad", "Unhappy", "Glum"]
 NONE = "found [0, 0, 0], []"
 COLUMNS = "expected the columns text and label, found "
-CSV = "expected CSV in UTF-8, found: "
+CSV = "expected CSV in UTF-8: "
 CODEC = "'utf-8' codec can't encode character '\\udcff' in position 1: surrogates not allowed"
-ROW = "expected 2 values, a text and a label among them, found "
+ROW = "expected ['text', 'label'], found "
 LABELS = ["Positive", "Positive", "Negative", "Negative", "Negative"]
 
 
@@ -43,8 +43,10 @@ class Numbers(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.tensor([float(index)]), torch.tensor(index)
 
 
-def batches(loader: Loader, epoch: int = 0, start: int = 0, accumulate: int = 1) -> list[list[int]]:
-    steps = loader.steps(epoch, start, accumulate)
+def batches(
+    loader: Loader, epoch: int = 0, start: int = 0, own: range = range(1)
+) -> list[list[int]]:
+    steps = loader.steps(epoch, start, own)
     return [[i for batch, n in step for i in batch[1][:n].tolist()] for step, _ in steps]
 
 
@@ -127,8 +129,8 @@ def test_an_epoch_can_be_entered_at_any_step() -> None:
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 5])
 def test_micro_batches_cut_a_step_in_order(accumulate: int) -> None:
     loader = Loader(Numbers(10), DataConfig(batch_size=4), seed=1)
-    assert batches(loader, 0, 0, accumulate) == batches(loader, 0)
-    for micro_batches, total in loader.steps(0, 0, accumulate):
+    assert batches(loader, 0, 0, range(accumulate)) == batches(loader, 0)
+    for micro_batches, total in loader.steps(0, 0, range(accumulate)):
         assert len(micro_batches) == accumulate
         assert sum(count for _, count in micro_batches) == total
         assert all(len(batch[1]) >= 1 for batch, _ in micro_batches)  # though it counts 0

@@ -17,7 +17,7 @@ F1 = (6 / 8 + 4 / 7 + 4 / 5) / 3
 
 @pytest.mark.parametrize("size", [1, 3, 4, 10])
 def test_every_batch_size_gives_the_result_counted_by_hand(size: int) -> None:
-    accuracy, f1, confusion = Accuracy(), MacroF1(3), ConfusionMatrix(3)
+    accuracy, f1, confusion = Accuracy(3), MacroF1(3), ConfusionMatrix(3)
     for preds, target in zip(torch.split(PREDS, size), torch.split(TARGET, size), strict=True):
         for metric in (accuracy, f1, confusion):
             metric.update(preds, target)
@@ -28,7 +28,7 @@ def test_every_batch_size_gives_the_result_counted_by_hand(size: int) -> None:
 
 def test_scores_count_as_the_class_of_the_highest() -> None:
     scores = torch.nn.functional.one_hot(PREDS, 3) * 0.1 - 5
-    for metric in (Accuracy(), ConfusionMatrix(3)):
+    for metric in (Accuracy(3), ConfusionMatrix(3)):
         metric.update(scores, TARGET)
         by_scores = metric.compute()
         metric.reset()
@@ -43,7 +43,7 @@ def test_a_class_that_never_occurs_does_not_count() -> None:
 
 
 def test_reset_forgets_everything() -> None:
-    for metric in (Accuracy(), MacroF1(3)):
+    for metric in (Accuracy(3), MacroF1(3)):
         metric.update(1 - TARGET.clamp(max=1), TARGET)
         metric.reset()
         metric.update(TARGET, TARGET)
@@ -51,5 +51,5 @@ def test_reset_forgets_everything() -> None:
 
 
 def test_nothing_seen_gives_nan_and_no_crash() -> None:
-    assert Accuracy().compute().isnan()
+    assert Accuracy(3).compute().isnan()
     assert MacroF1(2).compute().isnan()

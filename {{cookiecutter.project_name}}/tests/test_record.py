@@ -72,12 +72,13 @@ def test_the_manifest_tells_what_ran_and_not_who_ran_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "configs" / "c.yaml"
+    monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setattr(sys, "argv", ["x", "train", str(config), "/home/somebody/y.yaml", "seed=1"])
     manifest = start(tmp_path)
     package = record.__name__.partition(".")[0]
-    assert manifest["command"] == [package, "train", "configs/c.yaml", "y.yaml", "seed=1"]
+    assert manifest["command"] == [package, "train", "./configs/c.yaml", "~/y.yaml", "seed=1"]
     expected = {
-        "command", "folder", "started", "python", "packages", "platform", "cpu", "device", "gpu",
+        "command", "folder", "python", "packages", "platform", "cpu", "device", "gpu",
         "threads", "processes", "deterministic_algorithms", "cublas_workspace",
         "git_commit", "git_dirty", "data", "source",
     }  # fmt: skip
@@ -155,7 +156,7 @@ def test_a_patch_keeps_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     git("add", ".")
     git("commit", "-qm", "first")
     (tmp_path / "code.txt").write_bytes(new)
-    (tmp_path / "large").write_bytes(bytes(record.MAX_NEW_BYTES + 1))
+    (tmp_path / "large.bin").write_bytes(bytes(10_000))  # no source, so not kept
     start(tmp_path)
     patch = (tmp_path / "runs" / "x" / "source.patch").read_bytes()
     assert len(patch) < 1000

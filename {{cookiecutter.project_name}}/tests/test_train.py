@@ -87,8 +87,8 @@ def test_the_log_has_a_loss_in_each_line_and_metrics_on_val_and_test(train: Trai
 def test_a_checkpoint_holds_what_the_contract_says_in_plain_types(train: Train) -> None:
     state = torch.load(train() / "checkpoints" / "last.pt", weights_only=True)
     assert set(state) == {
-        "model_state_dict", "optimizer_state_dict", "scheduler", "trainer", "logger", "classes",
-        "config",
+        "model_state_dict", "optimizer_state_dict", "scheduler", "scaler", "trainer", "logger",
+        "classes", "config",
     }  # fmt: skip
     assert state["classes"] == ["Negative", "Positive"]
     assert state["config"]["data"]["limit"] == 60
@@ -165,7 +165,7 @@ def test_the_end_tells_where_the_run_is_and_what_to_do_next(
     ("words", "told"),
     [
         (["nowhere.yaml"], "error: nowhere.yaml: expected a config file, found none"),
-        (["optim.lrr=1"], "error: command line: optim.lrr: expected a key of this config"),
+        (["optim.lrr=1"], "error: command line: optim.lrr: expected a known key"),
         (
             ["trainer.monitor=acc"],
             "trainer.monitor: expected one of ['loss', 'accuracy', 'f1']",

@@ -1,8 +1,8 @@
 """The command line. Each command is imported when it is called, so that `--help` is quick."""
 
 import argparse
-import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,17 +16,16 @@ class CommandError(ValueError):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # some batch systems give us ASCII
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # may be ASCII
     try:
-        return run(options)
+        return run(parse(arguments))
     except KeyboardInterrupt:  # with nothing to save, or for the second time
         return 130
     except Exception as error:
         if not hasattr(error, "exit_code"):  # no mistake of the user's: the traceback is wanted
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun once on each machine
+            print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
 
 
@@ -35,7 +34,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="a new run, or the rest of one")
     train.formatter_class = argparse.RawDescriptionHelpFormatter
-    train.usage = "%(prog)s [CONFIG | --resume RUN] [--init-from RUN] [section.key=value ...]"
     train.epilog = DEFAULT.read_text("utf-8") if DEFAULT.exists() else None
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
     train.add_argument("--resume", type=Path, metavar="RUN", help="continue this run in place")
@@ -53,11 +51,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    is_train = options.command == "train"
-    folder = options.resume or options.init_from if is_train else options.run
+    folder = getattr(options, "run", None) or options.resume or options.init_from
     if folder and not (folder / "config.yaml").is_file():
         raise CommandError(f"{folder}: expected the folder of a run, found no config.yaml in it")
-    if is_train:
+    if options.command == "train":
         print(run_train(options))
         return 0
     from .evaluate import evaluate, predict

@@ -7,14 +7,11 @@
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 
 class CheckpointError(ValueError):
@@ -25,10 +22,9 @@ class SaveError(OSError):
     exit_code = 1  # a checkpoint that cannot be written; the one before it is still there
 
 
-def save(path: Path, parts: Mapping[str, Any], keep_previous: bool = False) -> None:
+def save(path: Path, parts: dict[str, Any], keep_previous: bool = False) -> None:
     """Write each part's `state_dict()`, or its plain value; keep what it replaces as .prev.pt."""
-    plain = {key: _unwrap(part) for key, part in parts.items()}
-    state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in plain.items()}
+    state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in parts.items()}
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +50,7 @@ def load(path: Path) -> dict[str, Any]:
             if damaged := archive.testzip():
                 raise BadZipFile(f"the checksum of {damaged} is wrong")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (BadZipFile, UnpicklingError, RuntimeError, ValueError, TypeError, OSError) as error:
+    except Exception as error:  # damage may show as anything
         raise CheckpointError(f"{path}: damaged or missing: {str(error).splitlines()[0]}") from None
 
 
@@ -69,21 +65,15 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
         return load(previous)
 
 
-def restore(state: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+def restore(state: dict[str, Any], parts: dict[str, Any]) -> None:
     """Load the state of each part; what is a plain value must be equal to that in the state."""
     for key, part in parts.items():
         if key not in state:
             raise CheckpointError(f"another kind of checkpoint: expected {key} in it")
         try:
             if hasattr(part, "load_state_dict"):
-                _unwrap(part).load_state_dict(state[key])
+                part.load_state_dict(state[key])
             elif part != state[key]:
                 raise RuntimeError(f"expected {state[key]}, found {part}")
         except RuntimeError as error:
             raise CheckpointError(f"other {key}: {' '.join(str(error).split())}") from None
-
-
-def _unwrap(part: Any) -> Any:
-    # A model without torch.compile and DistributedDataParallel around it: its names are plain.
-    part = part.module if isinstance(part, DistributedDataParallel) else part
-    return getattr(part, "_orig_mod", part)

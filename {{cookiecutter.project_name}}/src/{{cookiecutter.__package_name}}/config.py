@@ -1,14 +1,13 @@
 """Typed YAML: load a file into a dataclass, override, check, dump. Works alone."""
 
-# Any dataclass will do whose fields have defaults and are bool, int, float, str, Path, Literal of
-# texts, another dataclass, or list, tuple and `T | None` of these:
+# Any dataclass will do whose fields have defaults and are bool, int, float, str, Literal of texts,
+# another dataclass, or `list[T]` and `tuple[T, ...]` of these:
 #
 #     config = load(MyConfig, Path("my.yaml"), ["optim.lr=1e-3"])
 #
 # A field's help is the comment behind it. `Annotated[int, 1]` is a number from 1 on, and
 # `Annotated[float, 0, 1]` one from 0 to 1. What no type can say is checked in the dataclass's
-# `__post_init__`, by `raise ValueError("KEY: expected ..., found ...")`; the loader puts file, line
-# and section before.
+# `__post_init__`, by `raise ValueError("KEY: expected ..., found ...")`.
 
 import difflib
 import inspect
@@ -30,7 +29,6 @@ SCALARS: dict[Any, tuple[str, Any]] = {  # what it looks like, and what it gives
     int: (r"[-+]?(0|[1-9][0-9]{0,17})", int),
     float: (FLOAT, lambda text: float(text.replace(".inf", "inf"))),
     str: (r"[^\0\ud800-\udfff]*", str),  # what UTF-8 and the names of files can hold
-    Path: (r"[^\0\ud800-\udfff]+", Path),
 }
 
 
@@ -44,7 +42,11 @@ def load(cls: type[T], path: Path | None = None, overrides: Iterable[str] = ()) 
     in_file = _flatten(_read(path), str(path), 1, "") if path else ()
     for key, where, node in itertools.chain(in_file, map(_split, overrides)):
         if key not in known:
-            raise ConfigError(f"{where}: {_unknown(key, known)}")
+            last = key.rpartition(".")[2]
+            near = [path for path in known if path.rpartition(".")[2] == last]
+            near = near or difflib.get_close_matches(key, known, 1)
+            told = f"{last!r:.40}" + (f"; did you mean {near[0]}?" if any(near) else "")
+            raise ConfigError(f"{where}: {repr(key)[1:-1]:.40}: expected a known key, found {told}")
         if key in found and where != COMMAND_LINE:
             raise ConfigError(f"{where}: {key}: expected it once, found it in {found[key][0]} too")
         found[key] = where, _convert(known[key], node, where, key)
@@ -58,10 +60,11 @@ def dump(config: Any, comments: bool = False, indent: str = "") -> str:
     style: Any = {"default_flow_style": True, "width": 10**9, "allow_unicode": True}
     for name, hint in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
+        value = value.item() if hasattr(value, "item") else value  # numpy's numbers
         if is_dataclass(value):
             text += f"{indent}{name}:\n{dump(value, comments, indent + '  ')}"
         else:
-            line = indent + yaml.safe_dump({name: _plain(value)}, **style)[1:-2]  # no braces
+            line = indent + yaml.safe_dump({name: value}, **style)[1:-2]  # no braces
             text += f"{line:30}  # {_kind(hint)}: {helps[name]}\n" if comments else f"{line}\n"
     return text
 
@@ -117,8 +120,6 @@ def _convert(hint: Any, node: yaml.Node, where: str, key: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if node.tag == COMMAND_LINE and args and origin not in (Annotated, Literal):
         node = _parse(node.value, f"{COMMAND_LINE}: {key}")
-    if type(None) in args:
-        return None if node.tag == NULL else _convert(args[args[0] is type(None)], node, where, key)
     if origin is Annotated:
         number, low, *high = _convert(args[0], node, where, key), *args[1:]
         if low <= number <= min(high, default=number):
@@ -130,10 +131,8 @@ def _convert(hint: Any, node: yaml.Node, where: str, key: str) -> Any:
         if re.fullmatch(pattern, node.value):
             return convert(node.value)
     elif origin in (list, tuple) and isinstance(node, yaml.SequenceNode):
-        hints = args[:1] * len(node.value) if origin is list or args[-1] is Ellipsis else args
-        if len(hints) == len(node.value):
-            items = enumerate(zip(hints, node.value, strict=True))
-            return origin(_convert(hint, item, where, f"{key}[{i}]") for i, (hint, item) in items)
+        items = enumerate(node.value)
+        return origin(_convert(args[0], item, where, f"{key}[{i}]") for i, item in items)
     elif is_dataclass(hint) and isinstance(node, yaml.MappingNode):
         return None  # what is in it comes with keys of its own
     kinds: Any = {yaml.MappingNode: "a section", yaml.SequenceNode: f"a list of {len(node.value)}"}
@@ -152,24 +151,7 @@ def _fill(default: Any, key: str, found: dict[str, Any]) -> Any:
     try:
         return replace(cast(Any, default), **values)
     except ValueError as error:
-        told = f"{key}.{error}".removeprefix(".")
-        where, _ = found.get(told.partition(": ")[0]) or found.get(key) or (COMMAND_LINE, None)
-        raise ConfigError(f"{where}: {told}") from None
-
-
-def _unknown(key: str, known: Iterable[str]) -> str:
-    last = key.rpartition(".")[2]
-    near = [path for path in known if path.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(key, known, 1)
-    found = f"{last!r:.40}" + (f"; did you mean {near[0]}?" if any(near) else "")
-    return f"{repr(key)[1:-1]:.40}: expected a key of this config, found {found}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    value = str(value) if isinstance(value, Path) else value
-    return value.item() if hasattr(value, "item") else value  # numpy's numbers
+        raise ConfigError(f"{key}.{error}".removeprefix(".")) from None
 
 
 def _kind(hint: Any) -> str:

@@ -10,12 +10,10 @@ import random
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 SPLITS = ("train", "val", "test")
@@ -58,7 +56,7 @@ class NgramEncoder:
     def __init__(self, config: DataConfig) -> None:
         self.features, self.ngram = config.features, config.ngram
 
-    def __call__(self, text: str) -> Tensor:
+    def __call__(self, text: str) -> torch.Tensor:
         text = f"<{normalize(text)}>"
         ngrams = {text[i : i + n] for n in range(1, self.ngram + 1) for i in range(len(text))}
         encoded = torch.zeros(self.features, dtype=torch.uint8)
@@ -73,7 +71,7 @@ class EncodedDataset(TensorDataset):
         targets = torch.tensor([classes.index(label) for label in dataset.labels])
         super().__init__(torch.stack([encode(text) for text in dataset.texts]), targets)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, ...]:
         rows = torch.tensor(indices)  # a whole batch at once, for a DataLoader that asks for it
         return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
 
@@ -103,31 +101,32 @@ class Loader:
         self.dataset, self.size, self.seed = dataset, len(dataset), seed
         self.batch_size, workers = config.batch_size, config.num_workers
         self.indices: list[Any] = []  # of the micro-batches still to come
-        options: Any = {"num_workers": workers, "persistent_workers": workers > 0}
-        options |= {"collate_fn": _collate, "worker_init_fn": _leave_group}
-        self.loader = DataLoader(dataset, batch_sampler=self.indices, **options)
+        more: Any = {"collate_fn": _collate, "worker_init_fn": _leave_group, "num_workers": workers}
+        more |= {"persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+        self.loader = DataLoader(dataset, batch_sampler=self.indices, **more)
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)  # steps in an epoch
 
-    def steps(self, epoch: int = 0, start: int = 0, accumulate: int = 1) -> Iterator[Any]:
+    def steps(self, epoch: int = 0, start: int = 0, own: range = range(1)) -> Iterator[Any]:
+        # Micro-batches with the counts of their samples, and the sum of all processes': each batch
+        # is cut into `own.stop` shards, of which this process loads its own.
         order, counts = self.order(epoch), []
         self.indices.clear()
         for first in range(start * self.batch_size, self.size, self.batch_size):
             batch = order[first : first + self.batch_size]
-            edges = [len(batch) * i // accumulate for i in range(accumulate + 1)]
-            parts = [batch[i:j] for i, j in pairwise(edges)]
+            edges = [len(batch) * i // own.stop for i in range(own.stop + 1)]
+            parts = [batch[edges[i] : edges[i + 1]] for i in own]
             self.indices += [part or batch[:1] for part in parts]  # one for none, counted 0
-            counts.append([len(part) for part in parts])
-        batches = iter(self.loader)
-        threads = torch.get_num_threads()
-        for step in counts:
+            counts.append(([len(part) for part in parts], len(batch)))
+        batches, threads = iter(self.loader), torch.get_num_threads()
+        for step, total in counts:
             torch.set_num_threads(1)  # as workers do: bits can depend on it
             try:
                 micro_batches = [(next(batches), count) for count in step]
             finally:
                 torch.set_num_threads(threads)
-            yield micro_batches, sum(step)
+            yield micro_batches, total
 
     def order(self, epoch: int) -> list[Any]:
         order: list[Any] = list(range(self.size))
@@ -163,8 +162,7 @@ def load_data(path: Path) -> tuple[dict[str, CustomDataset], list[str]]:
 
 def split_of(text: str) -> str:
     """train, val or test (80/10/10) by a hash of the text, which stays when rows are added."""
-    bucket = zlib.crc32(normalize(text).encode()) % 10
-    return SPLITS[max(0, bucket - 7)]
+    return SPLITS[max(0, zlib.crc32(normalize(text).encode()) % 10 - 7)]
 
 
 def normalize(text: str) -> str:
@@ -185,13 +183,13 @@ def _read_csv(path: Path) -> Iterator[tuple[int, str, str]]:
         for row in reader:
             values = list(row.values())
             if None in row or None in values or not (row["text"].strip() and row["label"].strip()):
-                expected = f"{len(columns)} values, a text and a label among them"
-                raise DataError(f"{path}:{reader.line_num}: expected {expected}, found {values}")
+                raise DataError(f"{path}:{reader.line_num}: expected {columns}, found {values}")
             "".join(values).encode()  # fails on what was not UTF-8
             yield reader.line_num, row["text"], row["label"].strip()
     except (csv.Error, UnicodeEncodeError) as error:
-        where = f"{path}:{reader.reader.line_num}"
-        raise DataError(f"{where}: expected CSV in UTF-8, found: {error}") from None
+        raise DataError(
+            f"{path}:{reader.reader.line_num}: expected CSV in UTF-8: {error}"
+        ) from None
 
 
 def _leave_group(_: int) -> None:

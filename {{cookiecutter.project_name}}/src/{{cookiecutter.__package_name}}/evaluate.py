@@ -1,7 +1,6 @@
 """Evaluate a run on a split, or predict with it; `load` gives its model to a notebook."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def load(run: Path | str, name: str = "best") -> tuple[nn.Module, list[str], dat
 def evaluate(folder: Path, split: str, name: str, root: Path) -> dict[str, Any]:
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
     # On whatever device there is: it need not be the one that it was trained on.
-    run = Run(replace(config.load(Config, folder / "config.yaml"), device="auto"), root)
+    run = Run(config.load(Config, folder / "config.yaml", ["device=auto"]), root)
     checkpoint.restore(state, {"classes": run.classes, "model_state_dict": run.model})
     run.trainer.metrics["confusion"] = metrics.ConfusionMatrix(len(run.classes))
     samples, values = run.loaders[split].size, run.trainer.evaluate(run.loaders[split])
@@ -35,11 +34,8 @@ def evaluate(folder: Path, split: str, name: str, root: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def predict(folder: Path, texts: Sequence[str], batch_size: int = 256) -> Iterator[dict[str, Any]]:
+def predict(folder: Path, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
     model, classes, encode = load(folder)
-    for start in range(0, len(texts), batch_size):
-        batch = texts[start : start + batch_size]
-        scores = model(torch.stack([encode(text) for text in batch]))  # (batch, classes)
-        best = scores.softmax(1).max(1)
-        for text, value, index in zip(batch, best.values, best.indices, strict=True):
-            yield {"input": text, "class": classes[index], "probability": round(value.item(), 4)}
+    for text in texts:
+        value, index = model(encode(text)[None]).softmax(1).max(1)  # (1,) each
+        yield {"input": text, "class": classes[index], "probability": round(value.item(), 4)}

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class LogError(ValueError):
 
 
 class Logger:
+    folder = Path()
+
     def __init__(self) -> None:
         self.start = self.shown = time.monotonic()
         self.bar: tqdm[Any] | None = None
@@ -45,6 +47,7 @@ class Logger:
 
     def close(self) -> None:
         self.file.close()
+        self.bar = None  # and what it held: the workers of a loader
         if self.writer:
             self.writer.close()
 
@@ -58,13 +61,10 @@ class Logger:
         self._show(record)
         return clean
 
-    def track(self, steps: Iterable[Any], epoch: int, start: int, total: int) -> Iterator[Any]:
+    def track(self, steps: Iterable[Any], epoch: int, start: int, total: int) -> Iterable[Any]:
         # The steps of an epoch, under a progress bar where stderr is a terminal.
         self.bar = tqdm(steps, f"epoch {epoch}", total, True, initial=start, disable=None)
-        try:
-            yield from self.bar
-        finally:
-            self.bar = None
+        return self.bar
 
     def say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)  # above the bar, if there is one
@@ -90,9 +90,6 @@ class Logger:
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter  # 0.2 s, not spent before a run
 
-            # TensorBoard reads event files in the order of the second in their names.
-            while list(self.folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
-                time.sleep(0.05)
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
         for name, value in record.items():
             if name not in NOT_SCALARS:

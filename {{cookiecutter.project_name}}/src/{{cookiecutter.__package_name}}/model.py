@@ -6,7 +6,6 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class MyLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 class Classifier(nn.Module):
@@ -47,6 +46,6 @@ class Classifier(nn.Module):
         self.output = MyLinear(config.hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.hidden(x.float()))  # (batch, hidden)
+        x = nn.functional.relu(self.hidden(x.float()))  # (batch, hidden)
         scores: Tensor = self.output(self.dropout(x))  # (batch, classes)
         return scores

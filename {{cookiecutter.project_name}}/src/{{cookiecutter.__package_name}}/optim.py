@@ -2,10 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 
@@ -14,18 +13,16 @@ class OptimConfig:
     lr: Annotated[float, 0] = 0.01  # highest learning rate
     weight_decay: Annotated[float, 0] = 0.5  # AdamW's; 0: off
     scheduler: Literal["constant", "cosine", "linear", "plateau"] = "cosine"  # shape of the lr
-    warmup: Annotated[int, 0] = 0  # steps over which the lr rises; 0: off; not with plateau
+    warmup: Annotated[int, 0] = 0  # steps over which the lr rises; 0: off; plateau has none
     factor: Annotated[float, 0, 0.99] = 0.1  # plateau: what multiplies the lr after patience
     patience: Annotated[int, 0] = 2  # plateau: evaluations that the monitor may stand still for
 
-    def __post_init__(self) -> None:
-        if self.warmup and self.scheduler == "plateau":
-            raise ValueError(f"warmup: expected 0 with plateau, found {self.warmup}")
 
-
-def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    parameters, decay = model.parameters(), config.weight_decay
-    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=decay, fused=True)
+def build_optimizer(config: OptimConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups: Any = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]  # biases, norms
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def build_scheduler(

@@ -8,14 +8,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-MAX_NEW_BYTES = 1_000_000  # a larger file that git does not know is not kept: it is no source
 PACKAGES = ("torch", "pyyaml", "tensorboard", "tqdm", "numpy")
 
 
@@ -23,27 +21,26 @@ class RunError(ValueError):
     exit_code = 2  # a run folder that cannot be made or read
 
 
-def create_run(output_dir: Path, name: str) -> Path:
+def create_run(output_dir: Path, name: str, number: int = 1) -> Path:
     stem = f"{re.sub('[^A-Za-z0-9._-]', '_', name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 1
-    while True:
-        folder = output_dir / (f"{stem}-{number}" if number > 1 else stem)
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise RunError(f"output_dir: cannot make {folder}: {error.strerror}") from None
+    folder = output_dir / (f"{stem}-{number}" if number > 1 else stem)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return create_run(output_dir, name, number + 1)
+    except OSError as error:
+        raise RunError(f"output_dir: cannot make {folder}: {error.strerror}") from None
+    return folder
 
 
 def describe(root: Path, data: Path, device: torch.device) -> dict[str, Any]:
     # What was called where, and all that the bits of a run depend on beside its config.
     package, cuda = Path(__file__).parent, device.type == "cuda"
+    texts = (os.getcwd(), package.name, *sys.argv[1:])
+    folder, *command = (t.replace(str(root), ".").replace(str(Path.home()), "~") for t in texts)
     return {
-        "command": [package.name, *(_relative(argument, root) for argument in sys.argv[1:])],
-        "folder": _relative(os.getcwd(), root),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": command,
+        "folder": folder,
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -61,10 +58,9 @@ def describe(root: Path, data: Path, device: torch.device) -> dict[str, Any]:
     }
 
 
-def start(folder: Path, config: str, manifest: Mapping[str, Any], root: Path) -> None:
+def start(folder: Path, config: str, manifest: dict[str, Any], root: Path) -> None:
     write(folder / "manifest.json", manifest)
-    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z").decode().split("\0")[:-1]
-    new = [name for name in new if (root / name).stat().st_size <= MAX_NEW_BYTES]
+    new = _git(root, "ls-files", "-oz", "--exclude-standard", "*.py").decode().split("\0")[:-1]
     patches = [_git(root, "diff", "--no-index", "--binary", os.devnull, name) for name in new]
     if patch := b"".join([_git(root, "diff", "HEAD", "--relative", "--binary"), *patches]):
         write(folder / "source.patch", patch)
@@ -92,26 +88,18 @@ def fingerprint(path: Path, pattern: str = "*") -> str:
     """sha256 over the names and bytes of a file, or of the files in a folder, or of nothing."""
     sha = hashlib.sha256()
     for file in sorted(file for file in (path, *path.rglob(pattern)) if file.is_file()):
-        content = file.read_bytes()
-        name = file.relative_to(path.parent).as_posix()
-        sha.update(f"{name} {len(content)}\n".encode() + content)
+        head = f"{file.relative_to(path.parent).as_posix()} {file.stat().st_size}\n"
+        sha.update(head.encode() + file.read_bytes())
     return sha.hexdigest()
 
 
-def digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+def digest(state_dict: dict[str, torch.Tensor]) -> str:
     """sha256 over name, dtype, shape and bytes of the tensors, sorted by name."""
     sha = hashlib.sha256()
     for name, tensor in sorted(state_dict.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def _relative(argument: str, root: Path) -> str:
-    # An absolute path without what lies above the project, such as a user's name.
-    path = Path(argument)
-    inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    return inside if path.is_absolute() else argument
 
 
 def _git(root: Path, *arguments: str) -> bytes:

@@ -9,7 +9,7 @@ import torch
 from . import checkpoint, config, record
 from .train import Config, Run
 
-ASIDE = {"command", "folder", "started", "git_commit", "git_dirty"}  # no bit depends on these,
+ASIDE = {"command", "folder", "git_commit", "git_dirty"}  # no bit depends on these,
 ASIDE |= {"resumes", "step", "overrides", "replaced", "time", "rate"}  # nor on when it went on
 INPUTS = ("data", "source", "parent_digest")  # what a run is not repeated without
 CAUSES = (*INPUTS, "device", "gpu", "torch", "threads", "cpu", "numpy", "platform", "python")
@@ -29,7 +29,7 @@ def reproduce(folder: Path, root: Path, anyway: bool = False) -> dict[str, Any]:
     ran = (before, *before.get("resumes", []))
     differing = {key: text for facts in ran for key, text in _compare(facts, now).items()}
     for key, text in (differing or {"surroundings": "as before"}).items():
-        run.logger.say(f"{key:12}  {text}")
+        run.say(f"{key:12}  {text}")
     if "processes" in differing:
         line = f"torchrun --nproc-per-node {before['processes']} -m {__package__} reproduce"
         raise record.RunError(f"{folder}: ran in other processes: use {line} {folder}")
@@ -45,7 +45,8 @@ def reproduce(folder: Path, root: Path, anyway: bool = False) -> dict[str, Any]:
             seen["first_step"] = line["step"]
             run.logger.say(f"step {line['step']} differs: {seen['metrics']}")
 
-    run.trainer.log = watch
+    if not run.rank:
+        run.trainer.log = watch
     run.start(now)
     again = run.execute()
     new = record.read(again / "result.json")

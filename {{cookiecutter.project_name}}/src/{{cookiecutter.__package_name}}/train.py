@@ -4,10 +4,10 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
-from torch import nn
 
 from . import checkpoint, distributed, metrics, record
 from .config import dump, load
@@ -15,7 +15,7 @@ from .data import DataConfig, Loader, build_datasets
 from .logger import Logger
 from .model import Classifier, ModelConfig
 from .optim import OptimConfig, build_optimizer, build_scheduler
-from .trainer import Metric, OptionError, Stopped, Trainer, TrainerConfig
+from .trainer import Metric, Stopped, Trainer, TrainerConfig
 
 CHANGEABLE = ("device", "data.num_workers", "trainer.epochs")  # when a run goes on
 
@@ -34,13 +34,13 @@ class Config:
 
 
 # EDIT HERE for another model.
-def build_model(config: Config, classes: list[str]) -> nn.Module:
+def build_model(config: Config, classes: list[str]) -> torch.nn.Module:
     return Classifier(config.data.features, len(classes), config.model)
 
 
 # EDIT HERE for other metrics: your own, or those of torchmetrics.
 def build_metrics(classes: list[str]) -> dict[str, Metric]:
-    return {"accuracy": metrics.Accuracy(), "f1": metrics.MacroF1(len(classes))}
+    return {"accuracy": metrics.Accuracy(len(classes)), "f1": metrics.MacroF1(len(classes))}
 
 
 class Run:
@@ -49,40 +49,42 @@ class Run:
     def __init__(self, config: Config, root: Path) -> None:
         self.config, self.root = config, root
         self.parent = {"parent": "", "parent_digest": ""}  # the run that the weights come from
-        self.stop = distributed.StopSignal()
+        self.logger, self.stop = Logger(), distributed.StopSignal()
         self.device = distributed.set_up(config.device, config.deterministic)
         torch.manual_seed(config.seed)
-        datasets, self.classes = build_datasets(config.data, root)
+        if os.environ.get("RANK", "0") == "0":  # it may download: the others wait to be joined
+            datasets, self.classes = build_datasets(config.data, root)
+        self.rank = distributed.join()
+        if self.rank:
+            datasets, self.classes = build_datasets(config.data, root)
         seeds = {"train": config.seed}  # the only split that is shuffled
         self.loaders = {s: Loader(d, config.data, seeds.get(s)) for s, d in datasets.items()}
         torch.manual_seed(config.seed)  # again: the weights do not depend on how data was made
         self.model = build_model(config, self.classes).to(self.device)
+        if config.trainer.compile:
+            self.model.compile()
         steps = config.trainer.epochs * len(self.loaders["train"])
         self.steps = min(steps, config.trainer.max_steps or steps)
         optimizer = build_optimizer(config.optim, self.model)
-        self.logger = Logger()
-        self.trainer = Trainer(
-            model=self.model,
+        found = build_metrics(self.classes)
+        if config.trainer.monitor not in ("loss", *found):
+            raise record.RunError(f"trainer.monitor: expected one of {['loss', *found]}")
+        self.trainer = trainer = Trainer(
+            model=distributed.wrap(self.model),
             optimizer=optimizer,
             config=config.trainer,
-            metrics=build_metrics(self.classes),
+            metrics=found,
             steps=Loader.steps,
-            log=self.logger.log,
-            track=self.logger.track,
-            save=self.save,
-            stop=lambda: self.stop.number > 0,
-            generator=distributed.default_generator(self.device),
+            stop=self.stop,
             seed=config.seed,
         )
-        scheduler = build_scheduler(config.optim, optimizer, self.steps, self.trainer.mode)
-        self.trainer.scheduler = scheduler
-        self.parts = {  # what a checkpoint holds
-            "classes": self.classes,
-            "model_state_dict": self.model,
-            "optimizer_state_dict": optimizer,
-            "scheduler": scheduler,
-            "trainer": self.trainer,
-        }
+        self.say = self.logger.say if not self.rank else lambda text: None
+        if not self.rank:  # the others write nothing
+            trainer.log, trainer.track, trainer.save = self.logger.log, self.logger.track, self.save
+        trainer.scheduler = build_scheduler(config.optim, optimizer, self.steps, trainer.mode)
+        trained = {"model_state_dict": self.model, "optimizer_state_dict": optimizer}
+        ours = {"scheduler": trainer.scheduler, "scaler": trainer.scaler, "trainer": trainer}
+        self.parts: dict[str, Any] = {"classes": self.classes, **trained, **ours}  # to be saved
 
     def init_from(self, folder: Path) -> None:
         state = checkpoint.load(folder / "checkpoints" / "best.pt")
@@ -95,9 +97,10 @@ class Run:
         return {**facts, "seed": self.config.seed, **self.parent}
 
     def start(self, manifest: dict[str, Any]) -> None:
-        folder = record.create_run(self.root / self.config.output_dir, self.config.name)
-        record.start(folder, dump(self.config), manifest, self.root)
-        self.logger.open(folder)
+        if not self.rank:
+            folder = record.create_run(self.root / self.config.output_dir, self.config.name)
+            record.start(folder, dump(self.config), manifest, self.root)
+            self.logger.open(folder)
 
     def save(self, name: str) -> None:
         parts = {**self.parts, "logger": self.logger, "config": asdict(self.config)}
@@ -109,7 +112,7 @@ class Run:
         size = sum(parameter.numel() for parameter in self.model.parameters())
         splits = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
         what = f"{size:,} parameters; {splits}; {self.trainer.step} of {self.steps} steps"
-        self.logger.say(f"{what}; {self.device}, {torch.get_num_threads()} threads")
+        self.say(f"{what}; {self.trainer.world} x {self.device}, {torch.get_num_threads()} threads")
         try:
             with self.stop:
                 self.trainer.fit(self.loaders["train"], self.loaders["val"])
@@ -119,27 +122,31 @@ class Run:
         except Stopped:
             status = {"status": "stopped"}
             resume = f"python -m {__package__} train --resume {os.path.relpath(folder)}"
-            done = f"by {self.stop.name} after step {self.trainer.step}"
-            self.logger.say(f"stopped   {done}\nresume    {resume}")
+            done = f"by {Signals(self.stop.number).name} after step {self.trainer.step}"
+            self.say(f"stopped   {done}\nresume    {resume}")
         finally:
             result = {**status, "best": self.trainer.best, "steps": self.trainer.step}
-            record.write(folder / "result.json", result)
-            self.logger.close()
+            if not self.rank:
+                record.write(folder / "result.json", result)
+                self.logger.close()
             self.loaders.clear()  # ends their workers now, not when Python gets to it
-        if status["status"] == "stopped":
-            sys.exit(128 + self.stop.number)
+        self.trainer.add_up([0.0])  # a barrier: none leaves before the others are done
+        if self.rank or self.stop.number:  # only the first one has more to do and to tell
+            sys.exit(self.stop.number and 128 + self.stop.number)
         return folder
 
     def conclude(self) -> None:
         run, best = os.path.relpath(self.logger.folder), "none"
         if self.trainer.best:
             best = "{metric} {value:.4f} on val, step {step}".format(**self.trainer.best)
-            state = checkpoint.load(self.logger.folder / "checkpoints" / "best.pt")
-            checkpoint.restore(state, {"model_state_dict": self.model})
+            if not self.rank:
+                state = checkpoint.load(self.logger.folder / "checkpoints" / "best.pt")
+                checkpoint.restore(state, {"model_state_dict": self.model})
+            self.trainer.model = distributed.wrap(self.model)  # the others get these weights
         self.trainer.write("test", self.trainer.evaluate(self.loaders["test"]))
         cli, look = f"python -m {__package__}", f"tensorboard --logdir {os.path.dirname(run)}"
-        self.logger.say(f"run       {run}\nbest      {best}\nlook      {look}")
-        self.logger.say(f"evaluate  {cli} evaluate {run}\npredict   {cli} predict {run} TEXT")
+        self.say(f"run       {run}\nbest      {best}\nlook      {look}")
+        self.say(f"evaluate  {cli} evaluate {run}\npredict   {cli} predict {run} TEXT")
 
 
 def train(path: Path, overrides: list[str], root: Path, init_from: Path | None = None) -> Path:
@@ -154,30 +161,37 @@ def resume(folder: Path, overrides: list[str], root: Path) -> Path:
     path = folder / "config.yaml"
     old, config = load(Config, path), load(Config, path, overrides)
     more = config.trainer.epochs - old.trainer.epochs
-    is_fixed = config.optim.scheduler not in ("constant", "plateau")  # which count on no end
-    for key in (text.partition("=")[0] for text in overrides):
-        if key not in CHANGEABLE or (key == "trainer.epochs" and (more < 0 or (more and is_fixed))):
-            only = f"{', '.join(CHANGEABLE)} (more, under constant or plateau)"
-            raise OptionError(f"{key}: expected only {only} to change: else use --init-from")
+    check_changes(config, more, [text.partition("=")[0] for text in overrides])
     if not more and record.read(folder / "result.json").get("status") == "finished":
         print(f"{folder}: this run is finished", file=sys.stderr)
         return folder
-    manifest = record.read(folder / "manifest.json", "threads", "data", "parent", "parent_digest")
-    torch.set_num_threads(manifest["threads"])  # bits depend on it
     run = Run(config, root)
-    run.logger.open(folder)  # and nobody else can
+    manifest = record.read(folder / "manifest.json", "threads", "processes", "data", *run.parent)
+    if run.trainer.world == manifest["processes"]:
+        torch.set_num_threads(manifest["threads"])  # bits depend on both
+    if not run.rank:
+        run.logger.open(folder)  # and nobody else can
     run.parent = {key: manifest[key] for key in run.parent}
     facts, state = run.manifest(), checkpoint.load_latest(folder / "checkpoints")
     if facts["data"] != manifest["data"]:
-        raise OptionError(f"{config.data.path}: changed since the run began: use --init-from")
+        raise record.RunError(f"{config.data.path}: changed since the run began: use --init-from")
     if state:
         checkpoint.restore(state, run.parts)
     elif manifest["parent"]:
         run.init_from(root / manifest["parent"])
-    (folder / "result.json").unlink(missing_ok=True)  # the log that it stands for is cut next
-    run.logger.load_state_dict(state["logger"] if state else {"bytes": 0, "seconds": 0})
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": asdict(old)}
     manifest["resumes"] = [*manifest.get("resumes", []), {**entry, **facts}]
-    record.write(folder / "manifest.json", manifest)
-    record.write(path, dump(config))
+    if not run.rank:
+        (folder / "result.json").unlink(missing_ok=True)  # the log that it stands for is cut next
+        run.logger.load_state_dict(state["logger"] if state else {"bytes": 0, "seconds": 0})
+        record.write(folder / "manifest.json", manifest)
+        record.write(path, dump(config))
     return run.execute()
+
+
+def check_changes(config: Config, more: int, keys: list[str]) -> None:
+    is_fixed = config.optim.scheduler not in ("constant", "plateau")  # which count on no end
+    for key in keys:
+        if key not in CHANGEABLE or (key == "trainer.epochs" and (more < 0 or (more and is_fixed))):
+            only = f"{', '.join(CHANGEABLE)} (more, under constant or plateau)"
+            raise record.RunError(f"{key}: expected only {only} to change: else use --init-from")

@@ -8,15 +8,17 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import distributed as dist
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils._pytree import tree_map
 
-Step = tuple[list[tuple[Any, int]], int]  # (micro-batch, count of its samples) pairs, their sum
+# Pairs of a micro-batch and the count of its samples, and the samples in those of all processes.
+Step = tuple[list[tuple[Any, int]], int]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class TrainerConfig:
     epochs: Annotated[int, 1] = 10  # passes over the training data
     max_steps: Annotated[int, 0] = 0  # steps after which training ends; 0: no limit
     accumulate: Annotated[int, 1] = 1  # micro-batches that a step is cut into, to save memory
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of most of the model's arithmetic
+    compile: bool = False  # let torch.compile make the model faster, which takes a minute
     clip: Annotated[float, 0] = 0.0  # norm that larger gradients are scaled down to; 0: off
     log_every: Annotated[int, 1] = 50  # steps between two lines of the log
     save_every: Annotated[int, 0] = 0  # steps between checkpoints; 0: at each epoch only
@@ -38,21 +42,17 @@ class TrainingError(RuntimeError):
 class Stopped(Exception): ...  # training was asked to stop, and has saved its state
 
 
-class OptionError(ValueError):
-    exit_code = 2  # an option that does not fit the rest
-
-
 class Metric(Protocol):  # ours, or one of torchmetrics
     def update(self, preds: Tensor, target: Tensor) -> None: ...
     def compute(self) -> Tensor: ...
     def reset(self) -> None: ...
 
 
-def plain_steps(batches: Any, epoch: int, start: int, accumulate: int) -> Iterator[Step]:
-    # Any iterable of (inputs, target) batches as steps, cut into `accumulate` micro-batches.
-    for inputs, target in islice(batches, start, None):
-        parts = zip(inputs.chunk(accumulate), target.chunk(accumulate), strict=True)
-        yield [(part, len(part[1])) for part in parts], len(target)
+def plain_steps(loader: Any, epoch: int, start: int, own: range) -> Iterator[Step]:
+    # Of any iterable of (inputs, target) batches: each is cut into `own.stop` shards.
+    for inputs, target in islice(loader, start, None):
+        pairs = zip(inputs.tensor_split(own.stop), target.tensor_split(own.stop), strict=True)
+        yield [(pair, len(pair[1])) for i, pair in enumerate(pairs) if i in own], len(target)
 
 
 @dataclass
@@ -65,20 +65,25 @@ class Trainer:
     scheduler: LRScheduler | None = None  # stepped after each step; ReduceLROnPlateau each epoch
     metrics: dict[str, Metric] = field(default_factory=dict)
     log: Callable[[dict[str, Any]], object] = lambda record: None  # gets each line of the log
-    steps: Callable[[Any, int, int, int], Iterable[Step]] = plain_steps  # of a loader
+    steps: Callable[[Any, int, int, range], Iterable[Step]] = plain_steps  # of a loader
     track: Callable[..., Iterable[Step]] = lambda steps, *where: steps  # shows them in a bar
     save: Callable[[str], None] = lambda name: None  # gets "last" each epoch, "best" when it is
     stop: Callable[[], bool] = lambda: False  # asked after each batch: is training to end early?
-    generator: torch.Generator = torch.default_generator  # the one that dropout draws from
     seed: int = 0  # the random numbers of a step depend on this and on its number alone
 
     def __post_init__(self) -> None:
         higher = {n: getattr(m, "higher_is_better", True) for n, m in self.metrics.items()}
         higher, monitor = {"loss": False, **higher}, self.config.monitor  # as torchmetrics says it
-        if monitor not in higher:
-            raise OptionError(f"trainer.monitor: expected one of {[*higher]}, found {monitor!r}")
         self.mode: Literal["min", "max"] = "max" if higher[monitor] else "min"
         self.device = next(self.model.parameters()).device
+        kind, accumulate = self.device.type, self.config.accumulate
+        self.generator = torch.default_generator if kind == "cpu" else torch.get_device_module(kind)
+        self.rank, self.world = (g.rank(), g.size()) if (g := dist.group.WORLD) else (0, 1)
+        self.own = range(self.rank, accumulate * self.world, self.world)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        self.autocast = torch.autocast(kind, dtype, enabled=dtype is not None)
+        # fp16 cannot hold small gradients: the loss is scaled up, and the gradients back.
+        self.scaler = torch.amp.GradScaler(kind, enabled=dtype is torch.float16)
         self.epoch = self.step = self.logged = 0  # those that are finished, the last one logged
         self.loss_sum, self.count = 0.0, 0  # over the samples of the running epoch
         self.losses: list[Tensor] = []  # what is to be added to loss_sum, still on the device
@@ -91,7 +96,15 @@ class Trainer:
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
         inputs, target = batch
         output = self.model(inputs)  # (batch, classes)
-        return F.cross_entropy(output, target, reduction="none"), output
+        return nn.functional.cross_entropy(output, target, reduction="none"), output
+
+    def compute(self, batch: Any) -> tuple[Tensor, Tensor, Any]:
+        # Losses and output of a batch, and the batch, on the device and in the precision asked for.
+        batch = tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+        with self.autocast:
+            losses, output = self.forward(batch)
+        assert losses.ndim == 1, f"forward: expected losses (batch,), found {tuple(losses.shape)}"
+        return losses, output, batch
 
     def fit(self, train: Any, val: Any) -> None:
         try:
@@ -105,16 +118,15 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        out_of_steps = 0 < self.config.max_steps <= self.step
-        out_of_patience = 0 < self.config.patience <= self.stale
-        return self.epoch >= self.config.epochs or out_of_steps or out_of_patience
+        ended = self.epoch >= self.config.epochs or 0 < self.config.max_steps <= self.step
+        return ended or 0 < self.config.patience <= self.stale
 
     def train_epoch(self, train: Any) -> None:
         self.model.train()
         self.clock, self.timed = time.perf_counter(), self.count
         start = self.step - self.epoch * len(train)  # more than 0 where a run goes on
         allowed = self.config.max_steps - self.step if self.config.max_steps else None
-        steps = islice(self.steps(train, self.epoch, start, self.config.accumulate), allowed)
+        steps = islice(self.steps(train, self.epoch, start, self.own), allowed)
         for micro_batches, total in self.track(steps, self.epoch + 1, start, len(train)):
             self.train_step(micro_batches, total)
             if self.step % self.config.log_every == 0:
@@ -128,21 +140,26 @@ class Trainer:
 
     def train_step(self, micro_batches: list[tuple[Any, int]], total: int) -> None:
         # One optimizer step on the mean loss of `total` samples, in one or more micro-batches.
-        for i, (batch, count) in enumerate(micro_batches):
+        for shard, (batch, count) in zip(self.own, micro_batches, strict=True):
             # Dropout's numbers are a function of the step: no random state to save or disturb.
-            self.generator.manual_seed(zlib.crc32(b"%d %d %d" % (self.seed, self.step, i)))
-            losses, _ = self.forward(_to_device(batch, self.device))
-            if losses.ndim != 1:
-                raise TypeError(f"forward: expected losses (batch,), found {tuple(losses.shape)}")
+            self.generator.manual_seed(zlib.crc32(b"%d %d %d" % (self.seed, self.step, shard)))
+            # DistributedDataParallel exchanges gradients once a step: with the last of these.
+            vars(self.model)["require_backward_grad_sync"] = shard == self.own[-1]
+            losses, _, _ = self.compute(batch)
             loss = (losses if count else losses[:0]).sum()
-            (loss / total).backward()  # type: ignore[no-untyped-call]
+            part = loss / (total / self.world)  # for it takes the mean over the processes
+            self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
             self.losses.append(loss.detach())  # detached, or each graph would live on
         if self.config.clip:
+            self.scaler.unscale_(self.optimizer)  # first: the norm is that of the true gradients
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step()
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)  # skipped where a gradient is not finite,
+        self.scaler.update()  # and then the scale falls
         self.optimizer.zero_grad()
         self.lr = self.optimizer.param_groups[0]["lr"]
-        if self.scheduler and not isinstance(self.scheduler, ReduceLROnPlateau):
+        is_skipped = self.scaler.get_scale() < scale
+        if self.scheduler and not isinstance(self.scheduler, ReduceLROnPlateau) and not is_skipped:
             self.scheduler.step()
         self.step += 1
         self.count += total
@@ -153,18 +170,19 @@ class Trainer:
         for metric in self.metrics.values():
             metric.reset()
         sums, samples = [], 0
-        for batch, count in chain.from_iterable(pairs for pairs, _ in self.steps(loader, 0, 0, 1)):
+        own = range(self.rank, self.world, self.world)  # one shard of each batch
+        for ((batch, count),), _ in self.steps(loader, 0, 0, own):
             if self.stop():
                 raise Stopped
-            batch = _to_device(batch, self.device)
-            losses, output = self.forward(batch)
+            losses, output, batch = self.compute(batch)
+            sums.append((losses if count else losses[:0]).sum())
+            samples += count
             if count:
-                sums.append(losses.sum())
-                samples += count
                 for metric in self.metrics.values():
                     metric.update(output, batch[1])
         values = {name: metric.compute().tolist() for name, metric in self.metrics.items()}
-        return {"loss": math.fsum(torch.stack(sums).tolist()) / samples, **values}
+        loss, total = self.add_up([math.fsum(torch.stack(sums).tolist()), samples])
+        return {"loss": loss / total, **values}
 
     def conclude_epoch(self, values: dict[str, Any]) -> None:
         self.epoch += 1
@@ -193,31 +211,29 @@ class Trainer:
 
     def sync_loss(self) -> None:
         # Add the losses on the device to the running sum: where training waits for the device.
-        for value in torch.stack(self.losses).tolist() if self.losses else []:
+        for value in self.add_up(torch.stack(self.losses).tolist()) if self.losses else []:
             self.loss_sum += value
         self.losses.clear()
         if not math.isfinite(self.loss_sum):
             steps = f"steps {self.logged + 1} to {self.step}"
             raise TrainingError(f"the loss became {self.loss_sum} in {steps}: try a lower optim.lr")
 
+    def add_up(self, values: list[float]) -> list[float]:
+        if self.world == 1:
+            return values
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums)
+        return sums.tolist()
+
     def checkpoint(self, name: str) -> None:
-        finite = [parameter.isfinite().all() for parameter in self.model.parameters()]
-        if not torch.stack(finite).all():
+        self.sync_loss()  # here, where all processes are
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             raise TrainingError(f"a weight is not finite after step {self.step}: nothing is saved")
         self.save(name)
 
     def state_dict(self) -> dict[str, Any]:
-        self.sync_loss()
         names = ("epoch", "step", "loss_sum", "count", "logged", "lr", "best", "stale")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, dict):
-        return {key: _to_device(part, device) for key, part in batch.items()}
-    if isinstance(batch, list | tuple):
-        return [_to_device(part, device) for part in batch]
-    return batch.to(device, non_blocking=True)

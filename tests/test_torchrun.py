@@ -1,0 +1,245 @@
+"""The command line under torchrun: as many processes as asked for, one run, and ends that tell."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+PACKAGE = "my_pytorch_project"
+ONE_AGENT = "--standalone --nproc-per-node 2"
+QUICK = ("data.limit=300", "trainer.epochs=2", "model.hidden=16")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun there has no gloo")
+
+
+@dataclass
+class Project:
+    folder: Path
+
+    @contextmanager
+    def launch(self, *words: str, agent: str = ONE_AGENT) -> Iterator[subprocess.Popen[str]]:
+        """`torchrun AGENT -m PACKAGE WORDS`, ended in any case."""
+        source = str(self.folder / "src")
+        with subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *agent.split(), "-m", PACKAGE, *words],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": source},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()  # torchrun ends its processes
+
+    def run(self, *words: str, agent: str = ONE_AGENT) -> tuple[int, str, str]:
+        with self.launch(*words, agent=agent) as process:
+            out, err = process.communicate(timeout=300)
+            return process.returncode, out, err
+
+    def train(self, *words: str) -> Path:
+        code, out, err = self.run("train", *QUICK, *words)
+        assert code == 0, err
+        (line,) = out.splitlines()  # though two processes ran
+        return Path(line)
+
+    def alone(self, *words: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", PACKAGE, *words],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.folder / "src")},
+            check=True,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        ).stdout.strip()
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / "src" / PACKAGE / file
+        text = path.read_text("utf-8")
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture
+def project(default_bake: Path, tmp_path: Path) -> Project:
+    return Project(Path(shutil.copytree(default_bake, tmp_path / "project")))
+
+
+def result(run: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((run / "result.json").read_text("utf-8"))
+    return values
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    found: dict[str, torch.Tensor] = state["model_state_dict"]
+    return found
+
+
+def assert_near(one: Path, other: Path) -> None:
+    assert weights(one).keys() == weights(other).keys()
+    for key, value in weights(one).items():
+        assert torch.allclose(value, weights(other)[key], atol=1e-5), key
+
+
+def test_two_processes_make_one_run_with_one_log_and_end_with_0(project: Project) -> None:
+    for _ in range(3):
+        code, out, err = project.run("train", *QUICK, "data.num_workers=1")
+        assert code == 0, err
+        assert err.count("parameters; ") == err.count("epoch 1 ") == err.count("predict   ") == 1
+        assert "; 2 x cpu, 1 threads" in err
+        assert "\r" not in err  # no bar where there is no terminal
+        run = Path(out.strip())
+        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open("rb")]
+        assert steps == sorted(steps) and result(run)["status"] == "finished"
+    assert len(list(run.parent.iterdir())) == 3
+
+
+def test_two_agents_with_a_process_each_do_what_one_with_two_does(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    agent = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port}"
+    agent += " --rdzv-id 1 --local-addr 127.0.0.1"
+    words = ("train", *QUICK, "name=agents")
+    with project.launch(*words, agent=agent) as one, project.launch(*words, agent=agent) as two:
+        ends = [process.communicate(timeout=300) for process in (one, two)]
+        assert (one.returncode, two.returncode) == (0, 0), ends
+    (run,) = [Path(out.strip()) for out, _ in ends if out]
+    assert list(run.parent.glob("agents*")) == [run]
+    assert result(run)["digest"] == result(project.train())["digest"]
+
+
+def test_a_mistake_is_told_once(project: Project) -> None:
+    for word, told in (
+        ("optim.lrr=1", "error: command line: optim.lrr"),
+        ("data.path=none.csv", "none.csv: expected a CSV file"),
+        ("device=cuda:99", "error: device: expected auto, cpu:0, cpu:1"),
+    ):
+        code, out, err = project.run("train", word)
+        assert (code, out) == (1, "")
+        assert err.count("error: ") == 1 and told in err
+
+
+def test_sigterm_to_torchrun_ends_in_a_checkpoint(project: Project) -> None:
+    project.edit("__main__.py", "    sys.exit(main())\n", NOTED)
+    words = ("train", *QUICK, "trainer.epochs=10000", "data.num_workers=1")
+    with project.launch(*words) as process:
+        while not (runs := list((project.folder / "runs").glob("*/checkpoints/last.pt"))):
+            time.sleep(0.1)
+            assert process.poll() is None
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - start < 30  # when torchrun kills
+    assert [(project.folder / f"code{rank}").read_text("utf-8") for rank in (0, 1)] == ["143"] * 2
+    run = runs[0].parents[1]
+    assert result(run)["status"] == "stopped"
+    assert "stopped   by SIGTERM after step" in err and "train --resume" in err
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    assert state["trainer"]["step"] == result(run)["steps"]
+
+
+NOTED = """    try:
+        code = main()
+    except SystemExit as exit_:
+        code = exit_.code
+    Path("code" + os.environ["RANK"]).write_text(str(code), encoding="utf-8")
+    sys.exit(code)
+"""
+HIT = """        self.step += 1
+        if self.step == 3 and self.rank == 1:
+            import os
+
+            {hit}
+"""
+ONCE = "os.path.exists('hit') or open('hit', 'w').close() or os._exit(9)"
+
+
+def test_a_process_that_fails_ends_the_others_and_its_error_comes_first(project: Project) -> None:
+    project.edit("trainer.py", "        self.step += 1\n", HIT.format(hit="raise KeyError('mine')"))
+    start = time.monotonic()
+    code, _, err = project.run("train", *QUICK, "trainer.epochs=1000")
+    assert code == 1
+    assert time.monotonic() - start < 60  # the timeout of gloo is 30 minutes
+    assert "[rank1]: KeyError: 'mine'" in err
+    assert "[rank0]" not in err.partition("[rank1]: KeyError: 'mine'")[0]
+    (run,) = (project.folder / "runs").iterdir()
+    assert result(run)["status"] == "failed"
+
+
+def test_torchrun_restarts_what_crashed_and_it_goes_on(project: Project) -> None:
+    whole = project.train("trainer.save_every=2", "name=whole")
+    project.edit("trainer.py", "        self.step += 1\n", HIT.format(hit=ONCE))
+    code, _, _ = project.run("train", *QUICK, "trainer.save_every=2", "name=part")
+    (run,) = (project.folder / "runs").glob("part*")
+    assert code == 1 and result(run)["status"] == "failed"
+    (project.folder / "hit").unlink()
+    agent = f"{ONE_AGENT} --max-restarts 1"
+    code, out, err = project.run("train", "--resume", str(run), agent=agent)
+    assert (code, out.strip()) == (0, str(run)), err
+    assert (project.folder / "hit").exists()  # it crashed again, and was started again
+    assert result(run) == result(whole)
+    assert len(json.loads((run / "manifest.json").read_text("utf-8"))["resumes"]) == 2
+
+
+def test_a_run_of_two_processes_is_reproduced_by_two(project: Project) -> None:
+    run = project.train()
+    code, out, err = project.run("reproduce", str(run))
+    assert code == 0, err
+    assert json.loads(out)["identical"] is True
+    done = subprocess.run(
+        [sys.executable, "-m", PACKAGE, "reproduce", str(run)],
+        cwd=project.folder,
+        env={**os.environ, "PYTHONPATH": str(project.folder / "src")},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 2
+    assert f"use torchrun --nproc-per-node 2 -m {PACKAGE} reproduce {run}" in done.stderr
+
+
+def test_a_compiled_model_is_saved_like_any_other(project: Project) -> None:
+    compiled = project.train("trainer.compile=true", "name=compiled", "model.dropout=0")
+    plain = Path(project.alone("train", *QUICK, "name=plain", "model.dropout=0"))
+    assert_near(plain, compiled)
+    values = [json.loads(project.alone("evaluate", str(run))) for run in (plain, compiled)]
+    assert values[0]["accuracy"] == pytest.approx(values[1]["accuracy"], abs=0.01)
+    alone = Path(project.alone("train", *QUICK, "trainer.compile=true", "model.dropout=0"))
+    assert_near(plain, alone)
+
+
+def test_the_guide_to_fsdp_does_what_it_says(project: Project) -> None:
+    plain = ("name=plain", "model.dropout=0", "trainer.clip=0.5", "optim.scheduler=constant")
+    whole = Path(project.alone("train", *QUICK, *plain, "trainer.epochs=4"))
+    half = Path(project.alone("train", *QUICK, *plain))
+    text = (project.folder / "docs" / "fsdp.md").read_text("utf-8")
+    (command,) = re.findall(r"```bash\n(.*?)\n```\n", text, re.DOTALL)
+    subprocess.run(command, cwd=project.folder, shell=True, check=True)
+    for tool in ("ruff check .", "ruff format --check .", "mypy"):
+        subprocess.run([sys.executable, "-m", *tool.split()], cwd=project.folder, check=True)
+    for _ in range(3):
+        sharded = project.train(*plain, "name=sharded")  # each ends with 0
+    assert_near(half, sharded)
+    code, _, err = project.run("train", "--resume", str(half), "trainer.epochs=4")
+    assert code == 0, err
+    assert project.alone("train", "--resume", str(sharded), "trainer.epochs=4") == str(sharded)
+    for run in (half, sharded):
+        assert_near(whole, run)
+    code, out, err = project.run("evaluate", str(sharded))
+    assert code == 0, err
+    alone = json.loads(project.alone("evaluate", str(sharded)))
+    assert json.loads(out) | {"loss": 0} == alone | {"loss": 0}
