@@ -36,7 +36,7 @@ OWN = """
     build checkpoints configs data demo dist docs env python runs src tests
     conftest test_architecture test_checkpoint test_config test_data test_distributed test_evaluate
     test_logger test_main test_metrics test_model test_optim test_record test_reproduce test_resume
-    test_train test_trainer
+    test_train test_trainer processes
 """
 WINDOWS = r"con|prn|aux|nul|(com|lpt)[0-9]"
 

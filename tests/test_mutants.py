@@ -99,13 +99,13 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
     "losses are those of one process": (
         "trainer.py",
         "dist.all_reduce(sums)",
-        "pass",
+        "dist.broadcast(sums, 0)",
         "distributed",
     ),
     "metrics are those of one process": (
         "metrics.py",
         "torch.distributed.all_reduce(counts)",
-        "pass",
+        "torch.distributed.broadcast(counts, 0)",
         "distributed",
     ),
     "every process loads the whole batch": (

@@ -112,7 +112,7 @@ def together(folder: Path, jobs: list[Job], processes: int = 2) -> list[list[dic
     environment = {**os.environ, "PYTHONPATH": str(Path(record.__file__).parents[1])}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
-            _, errors = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=120)
         finally:
             process.terminate()  # and it ends the others
     assert process.returncode == 0, errors
