@@ -32,6 +32,7 @@ CHOICES = """
     seed=0,1,2 data.limit=225,240 data.num_workers=0,2 trainer.accumulate=1,3 trainer.clip=0,0.1
     optim.scheduler=constant,cosine,linear,plateau optim.warmup=0,9 trainer.monitor=accuracy,loss
     trainer.log_every=1,2 trainer.save_every=0,3,7 trainer.patience=0,0,0,1 optim.lr=0.01,0.1
+    trainer.precision=fp32,fp32,bf16,fp16
 """  # of 225 samples the last batch has one, and leaves nothing to the other micro-batches
 
 

@@ -136,6 +136,10 @@ def test_micro_batches_cut_a_step_in_order(accumulate: int) -> None:
         assert all(len(batch[1]) >= 1 for batch, _ in micro_batches)  # though it counts 0
 
 
+def test_memory_is_pinned_only_where_there_is_cuda() -> None:
+    assert Loader(Numbers(1), DataConfig()).loader.pin_memory is torch.cuda.is_available()
+
+
 def test_worker_processes_change_nothing() -> None:
     alone = Loader(Numbers(7), DataConfig(batch_size=2), seed=1)
     for workers in (1, 2):
