@@ -101,7 +101,8 @@ def test_a_missing_checkpoint_is_told(tmp_path: Path) -> None:
 def test_objects_are_refused_and_so_are_checkpoints_of_something_else(tmp_path: Path) -> None:
     torch.save({"model_state_dict": torch.nn.Linear(1, 1)}, tmp_path / "object.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    for name in ("object", "list"):
+    (tmp_path / "empty.pt").write_bytes(b"")
+    for name in ("object", "list", "empty"):
         with pytest.raises(CheckpointError, match=rf"{name}\.pt: damaged or missing"):
             checkpoint.load(tmp_path / f"{name}.pt")
     with pytest.raises(CheckpointError, match="expected model_state_dict in it"):

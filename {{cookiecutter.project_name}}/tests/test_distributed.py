@@ -24,6 +24,7 @@ CASES = {
     "uneven": ("data.limit=45",),
     "empty": ("data.limit=41", "trainer.clip=0.1", "optim.scheduler=plateau", "optim.patience=0"),
     "few": ("data.limit=5", "data.batch_size=1"),
+    "one": ("data.limit=1",),
     "micro": ("data.limit=45", "trainer.accumulate=2"),
     "early": ("data.limit=45", "trainer.epochs=30", "trainer.patience=2", "data.num_workers=1"),
 }
@@ -43,7 +44,7 @@ class Runs:
         self.jobs["part"] = Job(self.train("two", "part"), fails_at=10)
         self.jobs["half"] = Job(self.train("two", "half"), is_signalled_at=10)
         self.jobs["more"] = Job(["train", "--resume", str(self.run("one", "part"))])
-        for name in ("uneven", "few"):
+        for name in ("uneven", "few", "one"):
             words = ["evaluate", str(self.run("one", name)), "--split", "val"]
             self.jobs[f"evaluate {name}"] = Job(words)
             self.one[f"evaluate {name}"] = do(Job(words))
@@ -94,13 +95,17 @@ def test_one_process_with_micro_batches_is_like_two_processes(runs: Runs) -> Non
     assert_near(runs.weights("one", "micro"), runs.weights("two", "uneven"))
 
 
-@pytest.mark.parametrize("name", ["uneven", "few"])
+@pytest.mark.parametrize("name", ["uneven", "few", "one"])
 def test_two_processes_evaluate_as_one(runs: Runs, name: str) -> None:
     one = json.loads(runs.one[f"evaluate {name}"]["out"])
     two = json.loads(runs.two[f"evaluate {name}"][0]["out"])
     assert one.pop("loss") == pytest.approx(two.pop("loss"), rel=1e-6)
     assert one == two
-    assert two["samples"] == sum(map(sum, two["confusion"])) == {"uneven": 45, "few": 5}[name]
+    assert (
+        two["samples"]
+        == sum(map(sum, two["confusion"]))
+        == {"uneven": 45, "few": 5, "one": 1}[name]
+    )
 
 
 def test_each_sample_is_loaded_once_by_one_of_the_processes(runs: Runs) -> None:

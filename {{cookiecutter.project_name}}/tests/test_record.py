@@ -71,12 +71,12 @@ def start(root: Path) -> dict[str, object]:
 def test_the_manifest_tells_what_ran_and_not_who_ran_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tmp_path / "configs" / "c.yaml"
+    config, near = tmp_path / "configs" / "c.yaml", f"{tmp_path}-2/z.yaml"
     monkeypatch.setenv("HOME", "/home/somebody")
-    monkeypatch.setattr(sys, "argv", ["x", "train", str(config), "/home/somebody/y.yaml", "seed=1"])
+    monkeypatch.setattr(sys, "argv", ["x", "train", str(config), "/home/somebody/y.yaml", near])
     manifest = start(tmp_path)
     package = record.__name__.partition(".")[0]
-    assert manifest["command"] == [package, "train", "./configs/c.yaml", "~/y.yaml", "seed=1"]
+    assert manifest["command"] == [package, "train", "./configs/c.yaml", "~/y.yaml", near]
     expected = {
         "command", "folder", "python", "packages", "platform", "cpu", "device", "gpu",
         "threads", "processes", "deterministic_algorithms", "cublas_workspace",

@@ -168,7 +168,7 @@ def test_the_end_tells_where_the_run_is_and_what_to_do_next(
         (["optim.lrr=1"], "error: command line: optim.lrr: expected a known key"),
         (
             ["trainer.monitor=acc"],
-            "trainer.monitor: expected one of ['loss', 'accuracy', 'f1']",
+            "trainer.monitor: expected one of ['loss', 'accuracy', 'f1'], found 'acc'",
         ),
         (["data.path=none.csv"], "none.csv: expected a CSV file, found: No such file"),
         (["device=tpu"], "error: device: expected auto, "),
@@ -326,3 +326,11 @@ def test_time_goes_on_where_a_run_does(train: Train, command: Command) -> None:
     assert command("train", "--resume", str(run))[0] == 0
     last = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     assert 1000 < json.loads(last)["time"] < 2000
+
+
+def test_the_variables_of_a_scheduler_alone_make_no_processes(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert record.read(train() / "manifest.json")["processes"] == 1

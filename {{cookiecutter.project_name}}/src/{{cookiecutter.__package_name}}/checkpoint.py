@@ -50,8 +50,8 @@ def load(path: Path) -> dict[str, Any]:
             if damaged := archive.testzip():
                 raise BadZipFile(f"the checksum of {damaged} is wrong")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # damage may show as anything
-        raise CheckpointError(f"{path}: damaged or missing: {str(error).splitlines()[0]}") from None
+    except Exception as why:  # damage may show as anything
+        raise CheckpointError(f"{path}: damaged or missing: {f'{why} '.splitlines()[0]}") from None
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:

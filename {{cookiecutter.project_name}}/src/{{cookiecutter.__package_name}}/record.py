@@ -36,8 +36,9 @@ def create_run(output_dir: Path, name: str, number: int = 1) -> Path:
 def describe(root: Path, data: Path, device: torch.device) -> dict[str, Any]:
     # What was called where, and all that the bits of a run depend on beside its config.
     package, cuda = Path(__file__).parent, device.type == "cuda"
-    texts = (os.getcwd(), package.name, *sys.argv[1:])
-    folder, *command = (t.replace(str(root), ".").replace(str(Path.home()), "~") for t in texts)
+    texts = [f"{text}/" for text in (os.getcwd(), package.name, *sys.argv[1:])]
+    texts = [text.replace(f"{root}/", "./") for text in texts]  # and no name of a user
+    folder, *command = (t.replace(f"{os.path.expanduser('~')}/", "~/")[:-1] for t in texts)
     return {
         "command": command,
         "folder": folder,
@@ -48,7 +49,7 @@ def describe(root: Path, data: Path, device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "gpu": f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}" if cuda else None,
         "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", 1)),  # set by torchrun
+        "processes": group.size() if (group := torch.distributed.group.WORLD) else 1,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         "git_commit": _git(root, "rev-parse", "HEAD").decode().strip() or None,

@@ -52,11 +52,11 @@ class Run:
         self.logger, self.stop = Logger(), distributed.StopSignal()
         self.device = distributed.set_up(config.device, config.deterministic)
         torch.manual_seed(config.seed)
-        if os.environ.get("RANK", "0") == "0":  # it may download: the others wait to be joined
-            datasets, self.classes = build_datasets(config.data, root)
+        # The first process may download: it builds before it joins the others, which wait for it.
+        follows = torch.distributed.is_torchelastic_launched() and os.environ["RANK"] != "0"
+        built = None if follows else build_datasets(config.data, root)
         self.rank = distributed.join()
-        if self.rank:
-            datasets, self.classes = build_datasets(config.data, root)
+        datasets, self.classes = built or build_datasets(config.data, root)
         seeds = {"train": config.seed}  # the only split that is shuffled
         self.loaders = {s: Loader(d, config.data, seeds.get(s)) for s, d in datasets.items()}
         torch.manual_seed(config.seed)  # again: the weights do not depend on how data was made
@@ -67,8 +67,8 @@ class Run:
         self.steps = min(steps, config.trainer.max_steps or steps)
         optimizer = build_optimizer(config.optim, self.model)
         found = build_metrics(self.classes)
-        if config.trainer.monitor not in ("loss", *found):
-            raise record.RunError(f"trainer.monitor: expected one of {['loss', *found]}")
+        if (monitor := config.trainer.monitor) not in (known := ["loss", *found]):
+            raise record.RunError(f"trainer.monitor: expected one of {known}, found {monitor!r}")
         self.trainer = trainer = Trainer(
             model=distributed.wrap(self.model),
             optimizer=optimizer,
