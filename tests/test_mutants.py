@@ -92,8 +92,8 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
     ),
     "processes that share a batch each take the mean": (
         "trainer.py",
-        "loss / (total / self.world)",
-        "loss / count",
+        "self.world / total if count",
+        "1 / count if count",
         "distributed",
     ),
     "losses are those of one process": (
@@ -110,9 +110,33 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
     ),
     "every process loads the whole batch": (
         "data.py",
-        "batch[edges[i] : edges[i + 1]] for i in own",
+        "batch[len(batch) * i // of : len(batch) * (i + 1) // of] for i in own",
         "batch for i in own",
         "distributed -k loaded_once",
+    ),
+    "the stand-in for an empty shard is trained on": (
+        "trainer.py",
+        "self.world / total if count else 0",
+        "self.world / total",
+        "distributed",
+    ),
+    "a step waits for its loss": (
+        "trainer.py",
+        "losses.detach().sum() if count",
+        "losses.new_tensor(losses.detach().sum().item()) if count",
+        "trainer",
+    ),
+    "weights are summed in their own type": (
+        "trainer.py",
+        "sum(dtype=torch.float32)",
+        "sum()",
+        "trainer",
+    ),
+    "a batch that comes as a list of samples is left so": (
+        "data.py",
+        "return _collate(whole(indices))",
+        "return whole(indices)",
+        "data",
     ),
     "gradients are clipped while they are scaled": (
         "trainer.py",

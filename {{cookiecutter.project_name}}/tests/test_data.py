@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from {{ cookiecutter.__package_name }} import data
 from {{ cookiecutter.__package_name }}.data import (
@@ -138,6 +138,26 @@ def test_micro_batches_cut_a_step_in_order(accumulate: int) -> None:
 
 def test_memory_is_pinned_only_where_there_is_cuda() -> None:
     assert Loader(Numbers(1), DataConfig()).loader.pin_memory is torch.cuda.is_available()
+
+
+class Pairs(Numbers):
+    """It answers a whole batch with a list of its samples, as PyTorch's protocol has it."""
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [self[index] for index in indices]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_is_the_one_that_a_dataloader_makes(workers: int) -> None:
+    texts = CustomDataset(TEXTS, LABELS)
+    encoded = data.EncodedDataset(texts, data.NgramEncoder(DataConfig(features=8)), [*set(LABELS)])
+    for dataset in (texts, Numbers(5), Pairs(5), TensorDataset(*encoded.tensors)):
+        loader = Loader(dataset, DataConfig(batch_size=2, num_workers=workers))
+        found = [batch for ((batch, _),), _ in loader.steps()]
+        assert str(found) == str(list(DataLoader(dataset, batch_size=2)))
+    found = [batch for ((batch, _),), _ in Loader(encoded, DataConfig(batch_size=2)).steps()]
+    plain = list(DataLoader(TensorDataset(*encoded.tensors), batch_size=2))
+    assert str([[*batch] for batch in found]) == str(plain)
 
 
 def test_worker_processes_change_nothing() -> None:

@@ -228,6 +228,15 @@ def test_weights_that_are_not_finite_are_never_saved() -> None:
     assert saved == []
 
 
+def test_weights_whose_sum_is_too_large_for_their_type_are_saved() -> None:
+    saved: list[str] = []
+    model = nn.Linear(300, 300, bias=False).half()
+    nn.init.ones_(model.weight)  # 90,000 of them
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    Trainer(model, optimizer, TrainerConfig(monitor="loss"), save=saved.append).checkpoint("last")
+    assert saved == ["last"]
+
+
 def test_evaluation_is_in_eval_mode_without_gradients_and_training_goes_on_as_before() -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2)).double()
     train = regression(8, 4)
@@ -457,24 +466,66 @@ def test_fp16_skips_a_step_that_overflows_with_its_schedule(clip: float) -> None
     assert trainer.optimizer.param_groups[0]["lr"] == 0.5
 
 
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The operations that are dispatched while it is entered, and the types of what they give."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not str(func).startswith("profiler"):
+            self.names.append(str(func))
+        self.types.update(leaf.dtype for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+        return out
+
+
 def test_nothing_is_float64_before_it_is_on_the_cpu_again() -> None:
-    seen: set[torch.dtype] = set()
-
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            out = func(*args, **(kwargs or {}))
-            seen.update(leaf.dtype for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
-            return out
-
     model = nn.Linear(3, 2)
     config = TrainerConfig(monitor="loss", clip=1.0)
     trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), config)
     batch = (torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
     confusion = ConfusionMatrix(2)
-    with Watch():  # type: ignore[no-untyped-call]
+    with Watch() as watch:
         trainer.train_step([(batch, 4)], 4)
         confusion.update(*trainer.compute(batch)[1:2], batch[1])
-    assert torch.float32 in seen
-    assert torch.float64 not in seen
+    assert torch.float32 in watch.types
+    assert torch.float64 not in watch.types
+
+
+def fused(config: TrainerConfig, **options: Any) -> Trainer:
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    return Trainer(model, torch.optim.AdamW(model.parameters(), fused=True), config, **options)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_step_dispatches_few_operations_more_than_the_bare_one(clip: float) -> None:
+    trainer = fused(TrainerConfig(monitor="loss", clip=clip))
+    inputs, target = batch = (torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    trainer.train_step([(batch, 4)], 4)  # the optimizer makes its state in the first step
+    with Watch() as bare:
+        loss = nn.functional.cross_entropy(trainer.model(inputs), target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if clip:
+            nn.utils.clip_grad_norm_(trainer.model.parameters(), clip)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+    with Watch() as ours:
+        trainer.train_step([(batch, 4)], 4)
+    assert "aten._fused_adamw_.default" in bare.names
+    assert len(ours.names) <= len(bare.names) + 8
+
+
+def test_no_step_waits_for_the_device_to_get_a_number_from_it() -> None:
+    def log(_: dict[str, Any]) -> None:
+        watch.names.append("log")
+
+    trainer = fused(TrainerConfig(monitor="loss", log_every=5, epochs=1), log=log)
+    train = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))] * 12
+    with Watch() as watch:
+        trainer.train_epoch(train)
+    assert watch.names.count("log") == 3
+    assert watch.names.count("aten._fused_adamw_.default") == 12
+    assert "aten._local_scalar_dense.default" not in watch.names  # what item() and float() do

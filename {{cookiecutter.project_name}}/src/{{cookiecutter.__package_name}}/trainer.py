@@ -87,9 +87,8 @@ class Trainer:
         self.epoch = self.step = self.logged = 0  # those that are finished, the last one logged
         self.loss_sum, self.count = 0.0, 0  # over the samples of the running epoch
         self.losses: list[Tensor] = []  # what is to be added to loss_sum, still on the device
-        self.lr = 0.0  # of the last step
         self.best: dict[str, Any] = {}  # the best evaluation: metric, value, step
-        self.stale = 0  # evaluations since then
+        self.stale, self.lr = 0, 0.0  # evaluations since then; of the last step
 
     # EDIT HERE for another task: the loss of each sample (batch,), unreduced, and the output.
     # In training draw random numbers from torch alone: it is seeded for each micro-batch.
@@ -100,7 +99,8 @@ class Trainer:
 
     def compute(self, batch: Any) -> tuple[Tensor, Tensor, Any]:
         # Losses and output of a batch, and the batch, on the device and in the precision asked for.
-        batch = tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+        if self.device.type != "cpu":
+            batch = tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
         with self.autocast:
             losses, output = self.forward(batch)
         assert losses.ndim == 1, f"forward: expected losses (batch,), found {tuple(losses.shape)}"
@@ -146,17 +146,20 @@ class Trainer:
             # DistributedDataParallel exchanges gradients once a step: with the last of these.
             vars(self.model)["require_backward_grad_sync"] = shard == self.own[-1]
             losses, _, _ = self.compute(batch)
-            loss = (losses if count else losses[:0]).sum()
-            part = loss / (total / self.world)  # for it takes the mean over the processes
-            self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
-            self.losses.append(loss.detach())  # detached, or each graph would live on
+            # The gradient of the mean over `total`, before that over the processes is taken.
+            weights = torch.full_like(losses, self.world / total if count else 0)
+            self.scaler.scale(losses).backward(weights)  # type: ignore[no-untyped-call]
+            # Detached, or each graph would live on.
+            self.losses.append(losses.detach().sum() if count else losses.new_zeros(()))
         if self.config.clip:
             self.scaler.unscale_(self.optimizer)  # first: the norm is that of the true gradients
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)  # skipped where a gradient is not finite,
         self.scaler.update()  # and then the scale falls
-        self.optimizer.zero_grad()
+        # As zero_grad does, which takes 4% of a small step to do it.
+        for parameter in (p for group in self.optimizer.param_groups for p in group["params"]):
+            parameter.grad = None
         self.lr = self.optimizer.param_groups[0]["lr"]
         is_skipped = self.scaler.get_scale() < scale
         if self.scheduler and not isinstance(self.scheduler, ReduceLROnPlateau) and not is_skipped:
@@ -175,7 +178,7 @@ class Trainer:
             if self.stop():
                 raise Stopped
             losses, output, batch = self.compute(batch)
-            sums.append((losses if count else losses[:0]).sum())
+            sums.append(losses[:count].sum())
             samples += count
             if count:
                 for metric in self.metrics.values():
@@ -219,15 +222,14 @@ class Trainer:
             raise TrainingError(f"the loss became {self.loss_sum} in {steps}: try a lower optim.lr")
 
     def add_up(self, values: list[float]) -> list[float]:
-        if self.world == 1:
-            return values
         sums = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(sums)
+        if self.world > 1:
+            dist.all_reduce(sums)
         return sums.tolist()
 
     def checkpoint(self, name: str) -> None:
         self.sync_loss()  # here, where all processes are
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+        if not all(p.sum(dtype=torch.float32).isfinite() for p in self.model.parameters()):
             raise TrainingError(f"a weight is not finite after step {self.step}: nothing is saved")
         self.save(name)
 
