@@ -1,11 +1,11 @@
-# The two commands of README.md, and torture. Each makes its own environment when it needs one.
+# The commands of README.md. Each makes its own environment when it needs one.
 
 PYTHON ?= python3
 BIN = .venv/bin
 NAME = my-pytorch-project
 PACKAGE = my_pytorch_project
 
-.PHONY: demo test torture
+.PHONY: demo test torture bench
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -28,3 +28,15 @@ test: .venv/ready
 torture: .venv/ready
 	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
 	$(BIN)/python tests/torture.py demo/$(NAME) --kills 300 --seed $$(date +%s)
+
+# Measures what README.md says of speed, and writes benchmarks/RESULTS.md: about twelve minutes.
+BENCH = benchmarks/.venv
+
+$(BENCH)/ready: benchmarks/requirements.txt requirements.txt
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(BENCH)/ready
+	$(BENCH)/bin/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
+	$(BENCH)/bin/python benchmarks/bench.py demo/$(NAME)

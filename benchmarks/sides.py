@@ -2,37 +2,41 @@
 
 #     python benchmarks/sides.py NAME PROJECT   # in an empty folder
 #
-# It prints the seconds of each round. The loops are those that a user would write by hand, or with
-# a library as its documentation shows.
+# It prints the seconds of each round and the bytes of memory. The loops are those that a user would
+# write by hand; those of libraries are in peers.py.
 
 import importlib
-import logging
 import math
+import os
+import random
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-BATCH, CLASSES, LR, LOG_EVERY = 64, 10, 1e-3, 50
+BATCH, CLASSES = 64, 10
 FOREVER = 1_000_000  # steps of the schedule, and epochs: none of it comes to an end
 
 
 class Gate:
-    """Called where a round ends and the next one begins: tells its seconds, waits for a line."""
+    """Called where a round ends and the next one begins: tells of the last, waits for a line."""
 
     start = time.perf_counter()
 
-    def __call__(self) -> None:
-        print(time.perf_counter() - self.start, file=sys.__stdout__, flush=True)
+    def __call__(self, seconds: float | None = None) -> None:
+        seconds = time.perf_counter() - self.start if seconds is None else seconds
+        print(seconds, psutil.Process().memory_info().rss, file=sys.__stdout__, flush=True)
         if not sys.stdin.readline():
             sys.exit()
         self.start = time.perf_counter()
@@ -40,51 +44,47 @@ class Gate:
 
 gate = Gate()
 
-
 # The same for every side: data, models, groups of parameters, schedule.
 
+Task = tuple[TensorDataset, nn.Module]
 
-def random_data(steps: int, features: int) -> TensorDataset:
+
+def task(steps: int, *sizes: int) -> Task:
+    """Data for an epoch of so many steps, and a perceptron with layers of these sizes."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(steps * BATCH, features, generator=generator)
-    return TensorDataset(rows, torch.randint(CLASSES, (len(rows),), generator=generator))
-
-
-def mlp(*sizes: int) -> nn.Module:
-    pairs = zip(sizes, sizes[1:], strict=False)
+    rows = torch.randn(steps * BATCH, sizes[0], generator=generator)
+    targets = torch.randint(CLASSES, (len(rows),), generator=generator)
+    pairs = zip(sizes, (*sizes[1:], CLASSES), strict=True)
     layers = [layer for pair in pairs for layer in (nn.Linear(*pair), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
+    return TensorDataset(rows, targets), nn.Sequential(*layers[:-1])
+
+
+small = partial(task, 1000, 64, 128)
+short = partial(task, 200, 64, 128)
+large = partial(task, 60, 512, 1024, 1024)
+huge = partial(task, 1, 5000, 4900)  # 100 MB of weights
+hundred, many = partial(task, 101, 64, 128), partial(task, 10_100, 64, 128)
+million = partial(task, 15_625, 64, 128)  # samples
 
 
 def adamw(model: nn.Module, fused: bool | None) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups: Any = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=LR, weight_decay=0.5, fused=fused)
+    return torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.5, fused=fused)
 
 
 def cosine(optimizer: torch.optim.Optimizer) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / FOREVER)) / 2)
 
 
-Task = tuple[Any, Any, nn.Module]  # data to train on and to evaluate on, and the model
-
-
-def small() -> Task:
-    return (data := random_data(1000, 64)), data, mlp(64, 128, CLASSES)
-
-
-def large() -> Task:
-    return (data := random_data(30, 512)), data, mlp(512, 1024, 1024, CLASSES)
-
-
 # By hand.
 
 
 def tutorial(
-    task: Callable[[], Task] = small, clip: float = 0.0, fused: bool | None = None
+    make: Callable[[], Task] = small, clip: float = 0.0, fused: bool | None = None
 ) -> None:
-    data, _, model = task()
+    data, model = make()
     loader = DataLoader(data, BATCH, shuffle=True)
     optimizer = adamw(model, fused)
     scheduler = cosine(optimizer)
@@ -94,13 +94,13 @@ def tutorial(
 
 
 def floor(clip: float = 0.0) -> None:
-    data, _, model = small()
+    data, model = small()
     optimizer = adamw(model, fused=True)
     scheduler = cosine(optimizer)
     while True:
         gate()
         order = torch.randperm(len(data))
-        batches = zip(*(tensor[order].split(BATCH) for tensor in data.tensors), strict=True)
+        batches = zip(*(torch.split(tensor[order], BATCH) for tensor in data.tensors), strict=True)
         train(model, batches, optimizer, scheduler, clip)
 
 
@@ -117,33 +117,44 @@ def train(model: nn.Module, batches: Any, optimizer: Any, scheduler: Any, clip: 
         scheduler.step()
 
 
-def tutorial_pass(task: Callable[[], Task] = small) -> None:
-    _, data, model = task()
+def evaluate(model: nn.Module, loader: Any) -> tuple[float, float]:
+    # As PyTorch's quickstart does it.
+    loss_function, loss, correct = nn.CrossEntropyLoss(), 0.0, 0.0
+    model.eval()
+    with torch.no_grad():
+        for inputs, target in loader:
+            output = model(inputs)
+            loss += loss_function(output, target).item()
+            correct += (output.argmax(1) == target).type(torch.float).sum().item()
+    return loss / len(loader), correct / len(loader.dataset)
+
+
+def tutorial_pass(make: Callable[[], Task]) -> None:
+    data, model = make()
     loader = DataLoader(data, BATCH)
     while True:
         gate()
         evaluate(model, loader)
 
 
-def evaluate(model: nn.Module, loader: Any) -> tuple[float, float]:
-    loss_function, loss, correct = nn.CrossEntropyLoss(), 0.0, 0.0  # as PyTorch's quickstart
+@torch.no_grad()
+def bare_pass(make: Callable[[], Task]) -> None:
+    data, model = make()
     model.eval()
-    with torch.no_grad():
-        for inputs, target in loader:
-            output = model(inputs)
-            loss += loss_function(output, target).item() * len(target)
-            correct += (output.argmax(1) == target).sum().item()
-    return loss / len(loader.dataset), correct / len(loader.dataset)
-
-
-def bare_pass() -> None:
-    _, data, model = large()
     while True:
         gate()
-        model.eval()
-        with torch.no_grad():
-            for first in range(0, len(data), BATCH):
-                model(data.tensors[0][first : first + BATCH])
+        for inputs in torch.split(data.tensors[0], BATCH):
+            model(inputs)
+
+
+def save(make: Callable[[], Task]) -> None:
+    _, model = make()
+    while True:
+        gate()
+        with open("last.pt", "wb") as file:
+            torch.save({"model_state_dict": model.state_dict()}, file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def words(encoded: bool) -> None:
@@ -156,12 +167,14 @@ def words(encoded: bool) -> None:
         targets = [classes.index(sample["Class"]) for sample in samples]
         return torch.stack([encode(sample["Text"]) for sample in samples]), torch.tensor(targets)
 
-    how: Any = {"batch_size": BATCH, "collate_fn": None if encoded else collate}
+    options: Any = {"batch_size": BATCH, "collate_fn": collate}
     if encoded:  # beforehand
+        options = {"batch_size": BATCH}
         splits = {name: TensorDataset(*collate(list(split))) for name, split in splits.items()}
-    loader, val = DataLoader(splits["train"], shuffle=True, **how), DataLoader(splits["val"], **how)
+    loader = DataLoader(splits["train"], shuffle=True, **options)
+    val = DataLoader(splits["val"], **options)
     model = project("model").Classifier(config.data.features, len(classes), config.model)
-    optimizer = adamw(model, None)
+    optimizer = adamw(model, fused=None)
     scheduler = cosine(optimizer)
     while True:
         gate()
@@ -169,75 +182,170 @@ def words(encoded: bool) -> None:
         evaluate(model, val)
 
 
+class Images(Dataset[tuple[Tensor, int]]):
+    """Pictures of noise, 512 x 512, as files of 64 KB and more; read when they are asked for."""
+
+    def __init__(self, size: int = 128) -> None:
+        draw = random.Random(0)
+        self.paths = [Path(f"{i}.jpg") for i in range(size)]
+        for path in self.paths:
+            Image.frombytes("RGB", (512, 512), draw.randbytes(512 * 512 * 3)).save(path)
+        assert min(path.stat().st_size for path in self.paths) >= 64_000
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with Image.open(self.paths[index]) as image:
+            pixels = bytearray(image.convert("RGB").resize((224, 224)).tobytes())
+        return torch.frombuffer(pixels, dtype=torch.uint8).view(224, 224, 3), index
+
+
+def images(workers: int) -> None:
+    loader = DataLoader(
+        Images(), 32, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
+    while True:
+        gate()
+        for _ in loader:
+            pass
+
+
 # The generated project.
 
 
 def project(name: str) -> Any:
     (package,) = Path(sys.argv[2]).resolve().glob("src/*/__init__.py")
-    sys.path[:1] = [str(package.parents[1])]
+    if str(package.parents[1]) not in sys.path:
+        sys.path.insert(0, str(package.parents[1]))
     return importlib.import_module(f"{package.parent.name}.{name}")
 
 
-def ours(task: Callable[[], Task] | None = small, clip: float = 0.0, start: int = 0) -> Any:
-    """A run with everything on; `task` stands in for its data and its model, if there is one."""
-    run = build(task, clip=clip, epochs=FOREVER, max_steps=FOREVER)
-    run.start(run.manifest())
-    track = run.trainer.track
+def ours(
+    make: Callable[[], Task] | None = small, start: int = 0, every: int = 1, **options: Any
+) -> None:
+    """A run with everything on; a round is `every` epochs, and the first one begins at `start`."""
+    built = build(make, epochs=FOREVER, max_steps=FOREVER, **options)
+    built.start(built.manifest())
+    track = built.trainer.track
 
-    def tracked(steps: Iterable[Any], epoch: int, *where: int) -> Iterable[Any]:
-        if epoch > start:
+    def tracked(steps: Iterable[Any], epoch: int, *where: int) -> Iterator[Any]:
+        if epoch > start and (epoch - start - 1) % every == 0:
             gate()
-        return track(steps, epoch, *where)  # type: ignore[no-any-return]
+        return iter(track(steps, epoch, *where))
 
-    run.trainer.track = tracked
-    with run.stop:
-        run.trainer.fit(run.loaders["train"], run.loaders["val"])
+    built.trainer.track = tracked
+    with built.stop:
+        built.trainer.fit(built.loaders["train"], built.loaders["val"])
 
 
-def build(task: Callable[[], Task] | None, **options: Any) -> Any:
-    module, data = project("train"), project("data")
+def build(make: Callable[[], Task] | None, deterministic: bool = True, **options: Any) -> Any:
+    """A run of the project, on its words or on another task."""
+    train, data = project("train"), project("data")
 
-    class Rows(TensorDataset):  # as the project's own data sets, of any tensors
+    class Rows(TensorDataset):  # the project's own dataset, of any tensors
         __getitems__ = data.EncodedDataset.__getitems__
 
-    if task:
-        training, evaluated, model = task()
-        splits = {"train": Rows(*training.tensors), "val": Rows(*(tensor[:1] for tensor in evaluated.tensors))}
-        splits["test"] = Rows(*evaluated.tensors)
-        module.build_datasets = lambda *_: (splits, [str(i) for i in range(CLASSES)])
-        module.build_model = lambda *_: model
-    config = module.Config(device="cpu", output_dir=str(Path.cwd()))
+    if make:
+        given, model = make()
+        val = Rows(*(tensor[:1] for tensor in given.tensors))
+        splits = {"train": Rows(*given.tensors), "val": val, "test": Rows(*given.tensors)}
+        train.build_datasets = lambda *_: (splits, [str(i) for i in range(CLASSES)])
+        train.build_model = lambda *_: model
+    config = train.Config(
+        device="cpu", deterministic=deterministic, output_dir=str(Path.cwd() / "runs")
+    )
     config = replace(config, trainer=replace(config.trainer, **options))
-    return module.Run(config, Path(sys.argv[2]).resolve())
+    return train.Run(config, Path(sys.argv[2]).resolve())
 
 
-def ours_pass(task: Callable[[], Task] = small) -> None:
-    run = build(task)
+def ours_pass(make: Callable[[], Task]) -> None:
+    built = build(make)
     while True:
         gate()
-        run.trainer.evaluate(run.loaders["test"])
+        built.trainer.evaluate(built.loaders["test"])
+
+
+def ours_save(make: Callable[[], Task]) -> None:
+    built = build(make)
+    built.start(built.manifest())
+    while True:
+        gate()
+        built.trainer.checkpoint("last")
+
+
+def ours_first_step(make: Callable[[], Task], position: int) -> None:
+    """What a resume does once everything is loaded: the first step from a position in the epoch."""
+    built = build(make)
+    while True:
+        gate()
+        micro_batches, total = next(built.loaders["train"].steps(0, position))
+        built.trainer.train_step(micro_batches, total)
+        built.trainer.losses.clear()
+
+
+def ours_hundred(make: Callable[[], Task]) -> None:
+    """A hundred steps in the middle of an epoch: without its shuffle."""
+    built, seconds = build(make), 0.0
+    for epoch in range(FOREVER):
+        steps = built.loaders["train"].steps(epoch)
+        next(steps)
+        for _ in range(len(built.loaders["train"]) // 101):
+            gate(seconds)
+            start = time.perf_counter()
+            for micro_batches, total in islice(steps, 100):
+                built.trainer.train_step(micro_batches, total)
+            seconds = time.perf_counter() - start
+            built.trainer.losses.clear()
+
+
+def ours_images(workers: int) -> None:
+    data = project("data")
+    loader = data.Loader(Images(), data.DataConfig(batch_size=32, num_workers=workers), seed=0)
+    for epoch in range(FOREVER):
+        gate()
+        for _ in loader.steps(epoch):
+            pass
 
 
 SIDES: dict[str, Callable[[], None]] = {
     "tutorial": tutorial,
-    "floor": floor,
-    "ours": ours,
-    "tutorial, clipping": partial(tutorial, clip=1.0),
-    "floor, clipping": partial(floor, clip=1.0),
-    "ours, clipping": partial(ours, clip=1.0),
     "tutorial, fused": partial(tutorial, fused=True),
+    "tutorial, clip": partial(tutorial, clip=1.0),
     "tutorial, large": partial(tutorial, large),
+    "tutorial, large, fused": partial(tutorial, large, fused=True),
+    "tutorial, pass": partial(tutorial_pass, small),
+    "floor": floor,
+    "floor, clip": partial(floor, clip=1.0),
+    "bare pass, large": partial(bare_pass, large),
+    "words in collate": partial(words, False),
+    "words in tensors": partial(words, True),
+    "save": partial(save, huge),
+    **{f"images, {n}": partial(images, n) for n in range(3)},
+    "ours": ours,
+    "ours, clip": partial(ours, clip=1.0),
     "ours, large": partial(ours, large),
-    "words, collate": partial(words, False),
-    "words, tensors": partial(words, True),
-    "words, ours": partial(ours, None),
-    "pass, tutorial": tutorial_pass,
-    "pass, ours": ours_pass,
-    "pass, large": bare_pass,
-    "pass, large, ours": partial(ours_pass, large),
+    "ours, pass": partial(ours_pass, small),
+    "ours, pass, large": partial(ours_pass, large),
+    "ours, words": partial(ours, None),
+    "ours, words, not deterministic": partial(ours, None, deterministic=False),
+    "ours, early": partial(ours, short),
+    "ours, late": partial(ours, short, start=500),
+    "ours, memory": partial(ours, short, start=5, every=50),
+    "ours, save": partial(ours_save, huge),
+    "ours, at 10": partial(ours_first_step, million, 10),
+    "ours, at 15,000": partial(ours_first_step, million, 15_000),
+    "ours, of 101 steps": partial(ours_hundred, hundred),
+    "ours, of 10,100 steps": partial(ours_hundred, many),
+    **{f"ours, images, {n}": partial(ours_images, n) for n in range(3)},
 }
 
-if __name__ == "__main__":
+
+def run(sides: dict[str, Callable[[], None]]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    SIDES[sys.argv[1]]()
+    sides[sys.argv[1]]()
+
+
+if __name__ == "__main__":
+    run(SIDES)

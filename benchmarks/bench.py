@@ -1,0 +1,275 @@
+"""Measures what README.md says of speed, and writes RESULTS.md beside this file: `make bench`."""
+
+#     python benchmarks/bench.py PROJECT [WORD]   # with a WORD only the comparisons of that title
+#
+# The sides of a comparison take turns, round by round, on one thread each. What is told is the
+# median of the ratios of the rounds, with the lowest and the highest of them.
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import peers
+import psutil
+import scaling
+
+HERE = Path(__file__).resolve().parent
+ROUNDS = 11  # and one before them that does not count
+TABLE = "| | ours | other | ours / other | at most |\n|---|---|---|---|---|\n"
+PACKAGES = ("torch", "numpy", "tensorboard", "lightning", "accelerate", "pytorch-ignite", "pillow")
+Round = Callable[[], float]  # does a round, and gives its seconds
+
+
+@dataclass(frozen=True)
+class Row:
+    what: str
+    ours: str
+    other: str
+    target: float | None = None
+    steps: int = 0  # in a round, where the time of one is told
+    is_difference: bool = False  # of seconds, and not a ratio
+
+
+MLP, LARGE = "perceptron 64-128-10, batches of 64", "perceptron 512-1024-1024-10, batches of 64"
+COMPARISONS = {
+    f"A training step: {MLP}": [
+        Row("over the tutorial loop", "ours", "tutorial", 0.62, 1000),
+        Row("the same, both clip gradients", "ours, clip", "tutorial, clip", 0.72, 1000),
+        Row("over the floor", "ours", "floor", 1.25, 1000),
+        Row("the same, both clip gradients", "ours, clip", "floor, clip", None, 1000),
+        Row("over Lightning", "ours", "lightning", 0.35, 1000),
+        Row("over Accelerate", "ours", "accelerate", 0.60, 1000),
+        Row("over ignite", "ours", "ignite", 0.70, 1000),
+        Row("over the tutorial loop with fused AdamW", "ours", "tutorial, fused", None, 1000),
+        Row("over Lightning with fused AdamW", "ours", "lightning, fused", None, 1000),
+        Row("over Accelerate with fused AdamW", "ours", "accelerate, fused", None, 1000),
+        Row("over ignite with fused AdamW", "ours", "ignite, fused", None, 1000),
+    ],
+    f"A training step: {LARGE}": [
+        Row("over the tutorial loop", "ours, large", "tutorial, large", None, 60),
+        Row("over it with fused AdamW", "ours, large", "tutorial, large, fused", None, 60),
+    ],
+    "An epoch of the default project: 5,735 words, and a pass over val": [
+        Row("over a tutorial that encodes in collate", "ours, words", "words in collate", 0.65),
+        Row("over one on encoded tensors", "ours, words", "words in tensors", 1.10),
+        Row("over itself without determinism", "ours, words", "ours, words, not deterministic"),
+    ],
+    "Evaluation of a batch": [
+        Row(f"{MLP}, over the tutorial's pass", "ours, pass", "tutorial, pass", 0.70, 1000),
+        Row(f"{LARGE}, over a bare pass", "ours, pass, large", "bare pass, large", 1.15, 60),
+    ],
+    "A checkpoint of 98 MB": [Row("over torch.save and fsync", "ours, save", "save", 1.10)],
+    "Growth: a training step": [
+        Row("100 times the data", "ours, of 10,100 steps", "ours, of 101 steps", 1.10, 100),
+        Row("after 100,000 steps, over the first", "ours, late", "ours, early", 1.10, 200),
+        Row("the first one, late in a million samples over early", "ours, at 15,000", "ours, at 10",
+            1.10, 1),
+    ],
+    "A pass over 128 pictures: JPEG files of 158 KB, read and made smaller, in batches of 32": [
+        *(Row(f"workers: {n}, over a DataLoader", f"ours, images, {n}", f"images, {n}")
+          for n in range(3)),
+        *(Row(f"workers: {n}, over 0", f"ours, images, {n}", "ours, images, 0") for n in (1, 2)),
+    ],
+    "The command line, as a whole process": [
+        *(Row(f"{what}, beyond `python -c pass`", what, "pass", 0.15, is_difference=True)
+          for what in ("--help", "train --help", "a missing RUN", "a missing CONFIG")),
+        Row("`train` to its first step, over a script that makes one", "train", "script", 1.3),
+        Row("a project is generated, over `import cookiecutter.main`", "generate", "import", 2.0),
+    ],
+    "A sample in two processes: 16.8 million weights, batches of 4,096": [
+        Row("over one process", "two processes", "one process"),
+    ],
+}  # fmt: skip
+CONDITIONS = """\
+What each side has on. All of them: one thread, AdamW with two groups of parameters (biases do not
+decay), a cosine schedule that moves after each step, float32, the same model and the same data.
+
+- **ours**: a run of the generated project as `train` does it, with the default config: lines on
+  stderr (there is no terminal, so no bar), metrics.jsonl and TensorBoard each 50 steps, the check
+  for signals, dropout's seeding, a pass over val (one sample, but in the rows of the words) and a
+  checkpoint each epoch, deterministic algorithms, fused AdamW.
+- **tutorial**: a `DataLoader` over a `TensorDataset`, `AdamW` as it comes, `optimizer.zero_grad()`;
+  nothing is logged, measured or saved. Its pass over data is that of PyTorch's quickstart: loss and
+  accuracy, by `item()`.
+- **floor**: fused AdamW, and slices of one tensor that is shuffled once an epoch; nothing else.
+- **Lightning**, **Accelerate**, **ignite**: the loss to TensorBoard each 50 steps and a checkpoint
+  each epoch; no bar. AdamW as it comes, and, in rows of their own, fused.
+- **encodes in collate**: the project's own encoder, called for each sample in `collate_fn`;
+  **encoded tensors**: the same, once and beforehand. Both make a pass over val.
+- **a bare pass**: the model alone, on slices of a tensor. Ours adds loss, accuracy and macro F1.
+- **checkpoint**: ours also checks that all weights are finite, syncs the log, and renames.
+- **script**: imports torch, builds AdamW, steps once. `train` reads the data and encodes it too.
+"""
+# The first step of `train` ends the process, as that of the script does.
+FIRST = """
+import os, sys
+from {0}.trainer import Trainer
+step = Trainer.train_step
+Trainer.train_step = lambda *arguments: (step(*arguments), os._exit(0))
+from {0}.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+SCRIPT = """
+import os, torch
+model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
+optimizer = torch.optim.AdamW(model.parameters())
+loss = torch.nn.functional.cross_entropy(model(torch.randn(64, 64)), torch.randint(10, (64,)))
+loss.backward()
+optimizer.step()
+os._exit(0)
+"""
+
+
+class Bench:
+    """What starts the sides and lets them take turns."""
+
+    def __init__(self, project: Path, folder: Path) -> None:
+        (package,) = project.glob("src/*/__init__.py")
+        self.project, self.folder, name = project, folder, package.parent.name
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.environment |= {"PYTHONPATH": str(project / "src"), "HOME": str(folder)}
+        cookiecutter = str(Path(sys.executable).with_name("cookiecutter"))
+        python, runs = sys.executable, f"output_dir={folder / 'runs'}"
+        self.commands = {  # and the exit code of each
+            "pass": ([python, "-c", "pass"], 0),
+            "--help": ([python, "-m", name, "--help"], 0),
+            "train --help": ([python, "-m", name, "train", "--help"], 0),
+            "a missing RUN": ([python, "-m", name, "evaluate", "nowhere"], 2),
+            "a missing CONFIG": ([python, "-m", name, "train", "nowhere.yaml"], 2),
+            "train": ([python, "-c", FIRST.format(name), "train", "device=cpu", runs], 0),
+            "script": ([python, "-c", SCRIPT], 0),
+            "generate": ([cookiecutter, str(HERE.parent), "--no-input", "--output-dir"], 0),
+            "import": ([python, "-c", "import cookiecutter.main"], 0),
+        }
+
+    def round_of(self, name: str, stack: ExitStack) -> Round:
+        if name in self.commands:
+            command, code = self.commands[name]
+            if name == "generate":
+                return lambda: self.time([*command, tempfile.mkdtemp(dir=self.folder)], code)
+            return lambda: self.time(command, code)
+        if name.endswith(("process", "processes")):
+            return lambda: 1 / scaling.rate(self.project, 2 if name.startswith("two") else 1)
+        return self.start(name, stack)
+
+    def time(self, command: list[str], code: int) -> float:
+        start = time.perf_counter()
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
+        seconds = time.perf_counter() - start
+        assert done.returncode == code, f"{command}: {done.stderr}"
+        return seconds
+
+    def start(self, name: str, stack: ExitStack) -> Round:
+        file = "peers.py" if name in peers.SIDES else "sides.py"
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        errors = stack.enter_context((folder / "stderr").open("w"))
+        process: Any = subprocess.Popen(
+            [sys.executable, HERE / file, name, self.project],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=folder,
+            env=self.environment,
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+
+        def answer() -> float:
+            line = process.stdout.readline()
+            assert line, f"{name}: {(folder / 'stderr').read_text()}"
+            self.memory = int(line.split()[1])
+            return float(line.split()[0])
+
+        def go() -> float:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return answer()
+
+        answer()  # it is ready
+        return go
+
+    def compare(self, rows: list[Row]) -> list[str]:
+        names = list(dict.fromkeys(name for row in rows for name in (row.ours, row.other)))
+        with ExitStack() as stack:
+            rounds = {name: self.round_of(name, stack) for name in names}
+            times: dict[str, list[float]] = {name: [] for name in names}
+            for _ in range(ROUNDS + 1):
+                for name, go in rounds.items():
+                    times[name].append(go())
+        return [line_of(row, times[row.ours][1:], times[row.other][1:]) for row in rows]
+
+    def memory_growth(self) -> str:
+        """MB for each 10,000 steps after the first 1,000, of which five follow each other."""
+        with ExitStack() as stack:
+            go = self.start("ours, memory", stack)
+            sizes = [self.memory, *(go() and self.memory for _ in range(5))]
+        growth = [(after - before) / 1e6 for before, after in pairwise(sizes)]
+        spread = f"{median(growth):.2f} MB ({min(growth):.2f} to {max(growth):.2f})"
+        return f"| memory, 10,000 steps more (of 50,000 after 1,000) | | | {spread} | 1 MB |"
+
+
+def line_of(row: Row, ours: list[float], other: list[float]) -> str:
+    pairs = zip(ours, other, strict=True)
+    values = sorted(a - b if row.is_difference else a / b for a, b in pairs)
+    unit = " s" if row.is_difference else ""
+    told = f"**{median(values):.2f}**{unit} ({values[0]:.2f} to {values[-1]:.2f})"
+    times = " | ".join(duration(median(side) / (row.steps or 1)) for side in (ours, other))
+    if row.target is None:
+        target = ""
+    else:
+        missed = ", missed" if median(values) > row.target else ""
+        target = f"{row.target:.2f}{unit}{missed}"
+    return f"| {row.what} | {times} | {told} | {target} |"
+
+
+def duration(seconds: float) -> str:
+    for unit, factor in (("s", 1), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.0f} us"
+
+
+def machine() -> str:
+    cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    memory = psutil.virtual_memory().total / 2**30
+    what = f"{cpus[0].partition(':')[2].strip()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return f"{what}; {platform.system()}, Python {platform.python_version()}, {packages}."
+
+
+def main() -> None:
+    project, *words = sys.argv[1:]
+    text = "# Results of `make bench`\n\n"
+    text += f"{machine()} Not run on a GPU.\n\nMedians of {ROUNDS} rounds in turn, and what the "
+    text += "ratios went from and to. Written by `make bench`; what it compares is said below.\n"
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(project).resolve(), Path(folder))
+        for title, rows in COMPARISONS.items():
+            if words and not any(word in title for word in words):
+                continue
+            head = f"\n## {title}\n\n{TABLE}"
+            lines = bench.compare(rows)
+            if title.startswith("Growth"):
+                lines.append(bench.memory_growth())
+            text += head + "\n".join(lines) + "\n"
+            print(head + "\n".join(lines), flush=True)
+    if not words:
+        (HERE / "RESULTS.md").write_text(f"{text}\n{CONDITIONS}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
