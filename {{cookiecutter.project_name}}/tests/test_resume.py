@@ -497,14 +497,22 @@ def test_a_run_without_its_manifest_is_refused(
     assert f"error: {run / 'manifest.json'}: expected a JSON object" in err
 
 
+def wait_for_another_second() -> None:
+    # TensorBoard reads the files of a run in the order of their names, which have the second in
+    # them. Processes that follow each other have not the same one: they take longer to start.
+    time.sleep(1 - time.time() % 1)
+
+
 def test_tensorboard_shows_the_log_of_a_run_that_was_stopped_twice(
     train: Train, command: Command
 ) -> None:
     options = (*BASE, "trainer.epochs=2", "trainer.log_every=1")
     with raised_at("evaluation", 2):
         part = stopped(command, "train", *TINY, "output_dir={tmp}/part", *options)
+    wait_for_another_second()
     with raised_at("step", 3):
         stopped(command, "train", "--resume", str(part))
+    wait_for_another_second()
     assert command("train", "--resume", str(part))[0] == 0
     events = EventAccumulator(str(part))
     events.Reload()

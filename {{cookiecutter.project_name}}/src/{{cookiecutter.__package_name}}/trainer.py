@@ -81,7 +81,7 @@ class Trainer:
         self.rank, self.world = (g.rank(), g.size()) if (g := dist.group.WORLD) else (0, 1)
         self.own = range(self.rank, accumulate * self.world, self.world)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
-        self.autocast = torch.autocast(kind, dtype, enabled=dtype is not None)
+        self.cast_forward = torch.autocast(kind, dtype)(self.forward) if dtype else self.forward
         # fp16 cannot hold small gradients: the loss is scaled up, and the gradients back.
         self.scaler = torch.amp.GradScaler(kind, enabled=dtype is torch.float16)
         self.epoch = self.step = self.logged = 0  # those that are finished, the last one logged
@@ -101,8 +101,7 @@ class Trainer:
         # Losses and output of a batch, and the batch, on the device and in the precision asked for.
         if self.device.type != "cpu":
             batch = tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
-        with self.autocast:
-            losses, output = self.forward(batch)
+        losses, output = self.cast_forward(batch)
         assert losses.ndim == 1, f"forward: expected losses (batch,), found {tuple(losses.shape)}"
         return losses, output, batch
 
