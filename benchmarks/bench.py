@@ -21,7 +21,6 @@ from statistics import median
 from typing import Any
 
 import peers
-import psutil
 import scaling
 
 HERE = Path(__file__).resolve().parent
@@ -41,54 +40,60 @@ class Row:
     is_difference: bool = False  # of seconds, and not a ratio
 
 
-MLP, LARGE = "perceptron 64-128-10, batches of 64", "perceptron 512-1024-1024-10, batches of 64"
+STEP, LARGE_STEP = "perceptron 64-128-10, batches of 64", "512-1024-1024-10, batches of 64"
+WORDS = "5,735 words and a pass over 748 more"
 COMPARISONS = {
-    f"A training step: {MLP}": [
-        Row("over the tutorial loop", "ours", "tutorial", 0.62, 1000),
-        Row("the same, both clip gradients", "ours, clip", "tutorial, clip", 0.72, 1000),
-        Row("over the floor", "ours", "floor", 1.25, 1000),
-        Row("the same, both clip gradients", "ours, clip", "floor, clip", None, 1000),
-        Row("over Lightning", "ours", "lightning", 0.35, 1000),
-        Row("over Accelerate", "ours", "accelerate", 0.60, 1000),
-        Row("over ignite", "ours", "ignite", 0.70, 1000),
-        Row("over the tutorial loop with fused AdamW", "ours", "tutorial, fused", None, 1000),
-        Row("over Lightning with fused AdamW", "ours", "lightning, fused", None, 1000),
-        Row("over Accelerate with fused AdamW", "ours", "accelerate, fused", None, 1000),
-        Row("over ignite with fused AdamW", "ours", "ignite, fused", None, 1000),
+    f"A training step: {STEP}": [
+        Row("step over the tutorial loop", "ours", "tutorial", 0.62, 1000),
+        Row("step with clipping, over the same", "ours, clip", "tutorial, clip", 0.72, 1000),
+        Row("step over the floor", "ours", "floor", 1.25, 1000),
+        Row("step with clipping, over the same floor", "ours, clip", "floor, clip", None, 1000),
+        Row("step over Lightning", "ours", "lightning", 0.35, 1000),
+        Row("step over Accelerate", "ours", "accelerate", 0.60, 1000),
+        Row("step over ignite", "ours", "ignite", 0.70, 1000),
+        Row("step over the tutorial with fused AdamW", "ours", "tutorial, fused", None, 1000),
+        Row("step over Lightning with fused AdamW", "ours", "lightning, fused", None, 1000),
+        Row("step over Accelerate with fused AdamW", "ours", "accelerate, fused", None, 1000),
+        Row("step over ignite with fused AdamW", "ours", "ignite, fused", None, 1000),
     ],
-    f"A training step: {LARGE}": [
-        Row("over the tutorial loop", "ours, large", "tutorial, large", None, 60),
-        Row("over it with fused AdamW", "ours, large", "tutorial, large, fused", None, 60),
+    f"A larger model's: perceptron {LARGE_STEP}": [
+        Row("large step over the tutorial loop", "ours, large", "tutorial, large", None, 60),
+        Row("large step over that with fused AdamW", "ours, large", "tutorial, large, fused",
+            None, 60),
     ],
-    "An epoch of the default project: 5,735 words, and a pass over val": [
-        Row("over a tutorial that encodes in collate", "ours, words", "words in collate", 0.65),
-        Row("over one on encoded tensors", "ours, words", "words in tensors", 1.10),
-        Row("over itself without determinism", "ours, words", "ours, words, not deterministic"),
+    f"An epoch of the default project: {WORDS}": [
+        Row("epoch over a tutorial that encodes", "ours, words", "words in collate", 0.65),
+        Row("epoch over one on encoded tensors", "ours, words", "words in tensors", 1.10),
+        Row("epoch over itself without `deterministic`", "ours, words", "ours, words, free"),
     ],
-    "Evaluation of a batch": [
-        Row(f"{MLP}, over the tutorial's pass", "ours, pass", "tutorial, pass", 0.70, 1000),
-        Row(f"{LARGE}, over a bare pass", "ours, pass, large", "bare pass, large", 1.15, 60),
+    "Evaluation of a batch of 64": [
+        Row("evaluation over the tutorial's pass", "ours, pass", "tutorial, pass", 0.70, 1000),
+        Row("large evaluation over a bare pass", "ours, pass, large", "bare pass, large", 1.15, 60),
     ],
-    "A checkpoint of 98 MB": [Row("over torch.save and fsync", "ours, save", "save", 1.10)],
-    "Growth: a training step": [
-        Row("100 times the data", "ours, of 10,100 steps", "ours, of 101 steps", 1.10, 100),
-        Row("after 100,000 steps, over the first", "ours, late", "ours, early", 1.10, 200),
-        Row("the first one, late in a million samples over early", "ours, at 15,000", "ours, at 10",
-            1.10, 1),
+    "A checkpoint of 98 MB": [
+        Row("saving over torch.save and fsync", "ours, save", "save", 1.10),
+        Row("saving and looking for NaN, over the same", "ours, save a run", "save"),
+    ],
+    "Growth": [
+        Row("step at 100 times the data", "ours, of 10,100 steps", "ours, of 101 steps", 1.10, 100),
+        Row("step after 100,000 over the first ones", "ours, late", "ours, early", 1.10, 200),
+        Row("first step of a resume, late over early in a million samples",
+            "ours, at 15,000", "ours, at 10", 1.10, 1),
     ],
     "A pass over 128 pictures: JPEG files of 158 KB, read and made smaller, in batches of 32": [
-        *(Row(f"workers: {n}, over a DataLoader", f"ours, images, {n}", f"images, {n}")
+        *(Row(f"pictures with {n} workers, over a DataLoader", f"ours, images, {n}", f"images, {n}")
           for n in range(3)),
-        *(Row(f"workers: {n}, over 0", f"ours, images, {n}", "ours, images, 0") for n in (1, 2)),
+        *(Row(f"pictures with {n} workers, over 0", f"ours, images, {n}", "ours, images, 0")
+          for n in (1, 2)),
     ],
     "The command line, as a whole process": [
-        *(Row(f"{what}, beyond `python -c pass`", what, "pass", 0.15, is_difference=True)
-          for what in ("--help", "train --help", "a missing RUN", "a missing CONFIG")),
+        *(Row(f"`{what}`, beyond `python -c pass`", what, "pass", 0.15, is_difference=True)
+          for what in ("--help", "train --help", "evaluate NOTHING", "train NOTHING")),
         Row("`train` to its first step, over a script that makes one", "train", "script", 1.3),
-        Row("a project is generated, over `import cookiecutter.main`", "generate", "import", 2.0),
+        Row("generating a project, over `import cookiecutter.main`", "generate", "import", 2.0),
     ],
     "A sample in two processes: 16.8 million weights, batches of 4,096": [
-        Row("over one process", "two processes", "one process"),
+        Row("sample over that of one process", "two processes", "one process"),
     ],
 }  # fmt: skip
 CONDITIONS = """\
@@ -108,8 +113,10 @@ decay), a cosine schedule that moves after each step, float32, the same model an
 - **encodes in collate**: the project's own encoder, called for each sample in `collate_fn`;
   **encoded tensors**: the same, once and beforehand. Both make a pass over val.
 - **a bare pass**: the model alone, on slices of a tensor. Ours adds loss, accuracy and macro F1.
-- **checkpoint**: ours also checks that all weights are finite, syncs the log, and renames.
+- **saving**: the weights, to one file, synced. Ours keeps the file before it, too. That of a run
+  also checks that all weights are finite, and syncs the log.
 - **script**: imports torch, builds AdamW, steps once. `train` reads the data and encodes it too.
+- **pictures**: `data.Loader` and `DataLoader` over the same dataset; nothing is trained.
 """
 # The first step of `train` ends the process, as that of the script does.
 FIRST = """
@@ -145,8 +152,8 @@ class Bench:
             "pass": ([python, "-c", "pass"], 0),
             "--help": ([python, "-m", name, "--help"], 0),
             "train --help": ([python, "-m", name, "train", "--help"], 0),
-            "a missing RUN": ([python, "-m", name, "evaluate", "nowhere"], 2),
-            "a missing CONFIG": ([python, "-m", name, "train", "nowhere.yaml"], 2),
+            "evaluate NOTHING": ([python, "-m", name, "evaluate", "nowhere"], 2),
+            "train NOTHING": ([python, "-m", name, "train", "nowhere.yaml"], 2),
             "train": ([python, "-c", FIRST.format(name), "train", "device=cpu", runs], 0),
             "script": ([python, "-c", SCRIPT], 0),
             "generate": ([cookiecutter, str(HERE.parent), "--no-input", "--output-dir"], 0),
@@ -218,8 +225,8 @@ class Bench:
             go = self.start("ours, memory", stack)
             sizes = [self.memory, *(go() and self.memory for _ in range(5))]
         growth = [(after - before) / 1e6 for before, after in pairwise(sizes)]
-        spread = f"{median(growth):.2f} MB ({min(growth):.2f} to {max(growth):.2f})"
-        return f"| memory, 10,000 steps more (of 50,000 after 1,000) | | | {spread} | 1 MB |"
+        spread = f"**{median(growth):.2f}** MB ({min(growth):.2f} to {max(growth):.2f})"
+        return f"| memory of 10,000 steps more, from step 1,000 to 51,000 | | | {spread} | 1 MB |"
 
 
 def line_of(row: Row, ours: list[float], other: list[float]) -> str:
@@ -245,7 +252,7 @@ def duration(seconds: float) -> str:
 
 def machine() -> str:
     cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    memory = psutil.virtual_memory().total / 2**30
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     what = f"{cpus[0].partition(':')[2].strip()}, {os.cpu_count()} cores, {memory:.0f} GiB"
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"{what}; {platform.system()}, Python {platform.python_version()}, {packages}."

@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -36,7 +35,8 @@ class Gate:
 
     def __call__(self, seconds: float | None = None) -> None:
         seconds = time.perf_counter() - self.start if seconds is None else seconds
-        print(seconds, psutil.Process().memory_info().rss, file=sys.__stdout__, flush=True)
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        print(seconds, int(pages) * os.sysconf("SC_PAGE_SIZE"), file=sys.__stdout__, flush=True)
         if not sys.stdin.readline():
             sys.exit()
         self.start = time.perf_counter()
@@ -266,12 +266,15 @@ def ours_pass(make: Callable[[], Task]) -> None:
         built.trainer.evaluate(built.loaders["test"])
 
 
-def ours_save(make: Callable[[], Task]) -> None:
-    built = build(make)
+def ours_save(make: Callable[[], Task], of_run: bool) -> None:
+    built, checkpoint = build(make), project("checkpoint")
     built.start(built.manifest())
     while True:
         gate()
-        built.trainer.checkpoint("last")
+        if of_run:
+            built.trainer.checkpoint("last")
+        else:
+            checkpoint.save(Path("last.pt"), {"model_state_dict": built.model}, True)
 
 
 def ours_first_step(make: Callable[[], Task], position: int) -> None:
@@ -328,11 +331,12 @@ SIDES: dict[str, Callable[[], None]] = {
     "ours, pass": partial(ours_pass, small),
     "ours, pass, large": partial(ours_pass, large),
     "ours, words": partial(ours, None),
-    "ours, words, not deterministic": partial(ours, None, deterministic=False),
+    "ours, words, free": partial(ours, None, deterministic=False),
     "ours, early": partial(ours, short),
     "ours, late": partial(ours, short, start=500),
     "ours, memory": partial(ours, short, start=5, every=50),
-    "ours, save": partial(ours_save, huge),
+    "ours, save": partial(ours_save, huge, False),
+    "ours, save a run": partial(ours_save, huge, True),
     "ours, at 10": partial(ours_first_step, million, 10),
     "ours, at 15,000": partial(ours_first_step, million, 15_000),
     "ours, of 101 steps": partial(ours_hundred, hundred),
