@@ -29,7 +29,7 @@ torture: .venv/ready
 	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
 	$(BIN)/python tests/torture.py demo/$(NAME) --kills 300 --seed $$(date +%s)
 
-# Measures what README.md says of speed, and writes benchmarks/RESULTS.md: about twelve minutes.
+# Measures what README.md says of speed, and writes benchmarks/RESULTS.md: a quarter of an hour.
 BENCH = benchmarks/.venv
 
 $(BENCH)/ready: benchmarks/requirements.txt requirements.txt

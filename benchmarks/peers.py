@@ -10,19 +10,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from sides import BATCH, FOREVER, adamw, cosine, gate, run, small
+from sides import FOREVER, Task, adamw, cosine, gate, large, loader_of, run, small
 from torch import nn
-from torch.utils.data import DataLoader
 
 LOG_EVERY = 50
 
 
-def lightning(fused: bool | None = None) -> None:
+def lightning(make: Callable[[], Task] = small, is_tuned: bool = False) -> None:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    data, model = small()
+    data, model = make()
 
     class Module(LightningModule):
         def __init__(self) -> None:
@@ -36,7 +35,7 @@ def lightning(fused: bool | None = None) -> None:
             return loss
 
         def configure_optimizers(self) -> Any:
-            optimizer = adamw(self.model, fused)
+            optimizer = adamw(self.model, is_tuned or None)
             scheduler = {"scheduler": cosine(optimizer), "interval": "step"}
             return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -54,18 +53,18 @@ def lightning(fused: bool | None = None) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Module(), DataLoader(data, BATCH, shuffle=True))
+    trainer.fit(Module(), loader_of(data, is_tuned))
 
 
-def accelerate(fused: bool | None = None) -> None:
+def accelerate(make: Callable[[], Task] = small, is_tuned: bool = False) -> None:
     from accelerate import Accelerator
 
-    data, model = small()
-    optimizer = adamw(model, fused)
+    data, model = make()
+    optimizer = adamw(model, is_tuned or None)
     accelerator: Any = Accelerator(cpu=True, log_with="tensorboard", project_dir=".")
     accelerator.init_trackers("run")
     model, optimizer, loader, scheduler = accelerator.prepare(
-        model, optimizer, DataLoader(data, BATCH, shuffle=True), cosine(optimizer)
+        model, optimizer, loader_of(data, is_tuned), cosine(optimizer)
     )
     loss_function, step = nn.CrossEntropyLoss(), 0
     while True:
@@ -83,12 +82,12 @@ def accelerate(fused: bool | None = None) -> None:
         accelerator.save_state("checkpoint")
 
 
-def ignite(fused: bool | None = None) -> None:
+def ignite(make: Callable[[], Task] = small, is_tuned: bool = False) -> None:
     from ignite.engine import Engine, Events, create_supervised_trainer
     from ignite.handlers import ModelCheckpoint, TensorboardLogger
 
-    data, model = small()
-    optimizer = adamw(model, fused)
+    data, model = make()
+    optimizer = adamw(model, is_tuned or None)
     scheduler = cosine(optimizer)
     trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss())
 
@@ -108,16 +107,14 @@ def ignite(fused: bool | None = None) -> None:
     checkpoint = ModelCheckpoint("checkpoint", n_saved=1, require_empty=False)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint, parts)
-    trainer.run(DataLoader(data, BATCH, shuffle=True), max_epochs=FOREVER)
+    trainer.run(loader_of(data, is_tuned), max_epochs=FOREVER)
 
 
+LOOPS = {"lightning": lightning, "accelerate": accelerate, "ignite": ignite}
 SIDES: dict[str, Callable[[], None]] = {
-    "lightning": lightning,
-    "lightning, fused": partial(lightning, fused=True),
-    "accelerate": accelerate,
-    "accelerate, fused": partial(accelerate, fused=True),
-    "ignite": ignite,
-    "ignite, fused": partial(ignite, fused=True),
+    **LOOPS,
+    **{f"{name}, tuned": partial(loop, is_tuned=True) for name, loop in LOOPS.items()},
+    **{f"{name}, large, tuned": partial(loop, large, True) for name, loop in LOOPS.items()},
 }
 
 if __name__ == "__main__":

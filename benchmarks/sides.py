@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-BATCH, CLASSES = 64, 10
+BATCH, CLASSES, LR = 64, 10, 1e-3
 FOREVER = 1_000_000  # steps of the schedule, and epochs: none of it comes to an end
 
 
@@ -67,11 +66,26 @@ hundred, many = partial(task, 101, 64, 128), partial(task, 10_100, 64, 128)
 million = partial(task, 15_625, 64, 128)  # samples
 
 
+class Rows(TensorDataset):
+    """A dataset that gives a whole batch at once, as the project's own does."""
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        rows = torch.tensor(indices)
+        return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
+
+
+def loader_of(data: TensorDataset, is_tuned: bool) -> DataLoader[Any]:
+    """A shuffled one: of samples that are collated, or, tuned, of whole batches."""
+    if is_tuned:
+        return DataLoader(Rows(*data.tensors), BATCH, shuffle=True, collate_fn=list)
+    return DataLoader(data, BATCH, shuffle=True)
+
+
 def adamw(model: nn.Module, fused: bool | None) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups: Any = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.5, fused=fused)
+    return torch.optim.AdamW(groups, lr=LR, weight_decay=0.5, fused=fused)
 
 
 def cosine(optimizer: torch.optim.Optimizer) -> LambdaLR:
@@ -81,12 +95,10 @@ def cosine(optimizer: torch.optim.Optimizer) -> LambdaLR:
 # By hand.
 
 
-def tutorial(
-    make: Callable[[], Task] = small, clip: float = 0.0, fused: bool | None = None
-) -> None:
+def tutorial(make: Callable[[], Task] = small, clip: float = 0.0, is_tuned: bool = False) -> None:
     data, model = make()
-    loader = DataLoader(data, BATCH, shuffle=True)
-    optimizer = adamw(model, fused)
+    loader = loader_of(data, is_tuned)
+    optimizer = adamw(model, is_tuned or None)
     scheduler = cosine(optimizer)
     while True:
         gate()
@@ -147,12 +159,17 @@ def bare_pass(make: Callable[[], Task]) -> None:
             model(inputs)
 
 
-def save(make: Callable[[], Task]) -> None:
-    _, model = make()
+def save(make: Callable[[], Task], with_optimizer: bool) -> None:
+    data, model = make()
+    optimizer = adamw(model, fused=True)
+    train(model, [data[:]], optimizer, cosine(optimizer), 0.0)
+    parts: dict[str, Any] = {"model_state_dict": model}
+    if with_optimizer:
+        parts["optimizer_state_dict"] = optimizer
     while True:
         gate()
         with open("last.pt", "wb") as file:
-            torch.save({"model_state_dict": model.state_dict()}, file)
+            torch.save({key: part.state_dict() for key, part in parts.items()}, file)
             file.flush()
             os.fsync(file.fileno())
 
@@ -186,7 +203,9 @@ class Images(Dataset[tuple[Tensor, int]]):
     """Pictures of noise, 512 x 512, as files of 64 KB and more; read when they are asked for."""
 
     def __init__(self, size: int = 128) -> None:
-        draw = random.Random(0)
+        from PIL import Image
+
+        self.open, draw = Image.open, random.Random(0)
         self.paths = [Path(f"{i}.jpg") for i in range(size)]
         for path in self.paths:
             Image.frombytes("RGB", (512, 512), draw.randbytes(512 * 512 * 3)).save(path)
@@ -196,7 +215,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with Image.open(self.paths[index]) as image:
+        with self.open(self.paths[index]) as image:
             pixels = bytearray(image.convert("RGB").resize((224, 224)).tobytes())
         return torch.frombuffer(pixels, dtype=torch.uint8).view(224, 224, 3), index
 
@@ -243,19 +262,20 @@ def build(make: Callable[[], Task] | None, deterministic: bool = True, **options
     """A run of the project, on its words or on another task."""
     train, data = project("train"), project("data")
 
-    class Rows(TensorDataset):  # the project's own dataset, of any tensors
+    class Given(TensorDataset):  # the project's own dataset, of any tensors
         __getitems__ = data.EncodedDataset.__getitems__
 
     if make:
         given, model = make()
-        val = Rows(*(tensor[:1] for tensor in given.tensors))
-        splits = {"train": Rows(*given.tensors), "val": val, "test": Rows(*given.tensors)}
+        val = Given(*(tensor[:1] for tensor in given.tensors))
+        splits = {"train": Given(*given.tensors), "val": val, "test": Given(*given.tensors)}
         train.build_datasets = lambda *_: (splits, [str(i) for i in range(CLASSES)])
         train.build_model = lambda *_: model
     config = train.Config(
         device="cpu", deterministic=deterministic, output_dir=str(Path.cwd() / "runs")
     )
-    config = replace(config, trainer=replace(config.trainer, **options))
+    optim = replace(config.optim, lr=LR)
+    config = replace(config, trainer=replace(config.trainer, **options), optim=optim)
     return train.Run(config, Path(sys.argv[2]).resolve())
 
 
@@ -269,6 +289,7 @@ def ours_pass(make: Callable[[], Task]) -> None:
 def ours_save(make: Callable[[], Task], of_run: bool) -> None:
     built, checkpoint = build(make), project("checkpoint")
     built.start(built.manifest())
+    built.trainer.train_epoch(built.loaders["train"])
     while True:
         gate()
         if of_run:
@@ -313,17 +334,18 @@ def ours_images(workers: int) -> None:
 
 SIDES: dict[str, Callable[[], None]] = {
     "tutorial": tutorial,
-    "tutorial, fused": partial(tutorial, fused=True),
+    "tutorial, tuned": partial(tutorial, is_tuned=True),
     "tutorial, clip": partial(tutorial, clip=1.0),
     "tutorial, large": partial(tutorial, large),
-    "tutorial, large, fused": partial(tutorial, large, fused=True),
+    "tutorial, large, tuned": partial(tutorial, large, is_tuned=True),
     "tutorial, pass": partial(tutorial_pass, small),
     "floor": floor,
     "floor, clip": partial(floor, clip=1.0),
     "bare pass, large": partial(bare_pass, large),
     "words in collate": partial(words, False),
     "words in tensors": partial(words, True),
-    "save": partial(save, huge),
+    "save": partial(save, huge, False),
+    "save with optimizer": partial(save, huge, True),
     **{f"images, {n}": partial(images, n) for n in range(3)},
     "ours": ours,
     "ours, clip": partial(ours, clip=1.0),

@@ -120,22 +120,22 @@ MUTANTS = {  # what is broken: file, what it has, what is put there, tests that 
         "self.world / total",
         "distributed",
     ),
-    "a step waits for its loss": (
+    "each step waits for its loss": (
         "trainer.py",
-        "losses.detach().sum() if count",
-        "losses.new_tensor(losses.detach().sum().item()) if count",
-        "trainer",
+        "        self.count += total",
+        "        self.count += total\n        self.sync_loss()",
+        "trainer -k waits",
     ),
-    "weights are summed in their own type": (
+    "weights whose sum is too large count as not finite": (
         "trainer.py",
-        "sum(dtype=torch.float32)",
-        "sum()",
+        " or p.isfinite().all()",
+        "",
         "trainer",
     ),
     "a batch that comes as a list of samples is left so": (
         "data.py",
-        "return _collate(whole(indices))",
-        "return whole(indices)",
+        "return self.loader.collate_fn(batch)",
+        "return batch",
         "data",
     ),
     "gradients are clipped while they are scaled": (

@@ -155,9 +155,17 @@ def test_a_batch_is_the_one_that_a_dataloader_makes(workers: int) -> None:
         loader = Loader(dataset, DataConfig(batch_size=2, num_workers=workers))
         found = [batch for ((batch, _),), _ in loader.steps()]
         assert str(found) == str(list(DataLoader(dataset, batch_size=2)))
-    found = [batch for ((batch, _),), _ in Loader(encoded, DataConfig(batch_size=2)).steps()]
+    options = DataConfig(batch_size=2, num_workers=workers)
+    found = [batch for ((batch, _),), _ in Loader(encoded, options).steps()]
     plain = list(DataLoader(TensorDataset(*encoded.tensors), batch_size=2))
     assert str([[*batch] for batch in found]) == str(plain)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_collates_as_it_is_told(workers: int) -> None:
+    loader = Loader(Numbers(4), DataConfig(batch_size=2, num_workers=workers))
+    loader.loader.collate_fn = len
+    assert [batch for ((batch, _),), _ in loader.steps()] == [2, 2]
 
 
 def test_worker_processes_change_nothing() -> None:

@@ -1,6 +1,7 @@
 """A run that was stopped and continued is bit for bit the run that was not."""
 
 import io
+import itertools
 import multiprocessing
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from conftest import TINY, Command, Noisy, assert_same_run, read_log
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
+from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
 
 from {{ cookiecutter.__package_name }} import (
     checkpoint,
@@ -497,22 +500,18 @@ def test_a_run_without_its_manifest_is_refused(
     assert f"error: {run / 'manifest.json'}: expected a JSON object" in err
 
 
-def wait_for_another_second() -> None:
-    # TensorBoard reads the files of a run in the order of their names, which have the second in
-    # them. Processes that follow each other have not the same one: they take longer to start.
-    time.sleep(1 - time.time() % 1)
-
-
 def test_tensorboard_shows_the_log_of_a_run_that_was_stopped_twice(
-    train: Train, command: Command
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # It reads the files of a run in the order of their names, which have the second in them. That
+    # of processes which follow each other differs, for they take longer to start.
+    seconds = itertools.count(int(time.time()))
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
     options = (*BASE, "trainer.epochs=2", "trainer.log_every=1")
     with raised_at("evaluation", 2):
         part = stopped(command, "train", *TINY, "output_dir={tmp}/part", *options)
-    wait_for_another_second()
     with raised_at("step", 3):
         stopped(command, "train", "--resume", str(part))
-    wait_for_another_second()
     assert command("train", "--resume", str(part))[0] == 0
     events = EventAccumulator(str(part))
     events.Reload()

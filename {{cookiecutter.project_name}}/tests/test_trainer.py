@@ -228,13 +228,21 @@ def test_weights_that_are_not_finite_are_never_saved() -> None:
     assert saved == []
 
 
-def test_weights_whose_sum_is_too_large_for_their_type_are_saved() -> None:
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(1.0, torch.float16), (-3e38, torch.float32), (1e39, torch.float64)]
+)
+def test_weights_are_saved_though_their_sum_is_too_large(value: float, dtype: torch.dtype) -> None:
     saved: list[str] = []
-    model = nn.Linear(300, 300, bias=False).half()
-    nn.init.ones_(model.weight)  # 90,000 of them
+    model = nn.Linear(300, 300, bias=False, dtype=dtype)
+    nn.init.constant_(model.weight, value)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    Trainer(model, optimizer, TrainerConfig(monitor="loss"), save=saved.append).checkpoint("last")
+    trainer = Trainer(model, optimizer, TrainerConfig(monitor="loss"), save=saved.append)
+    trainer.checkpoint("last")
     assert saved == ["last"]
+    for bad in (math.nan, math.inf, -math.inf):
+        nn.init.constant_(model.weight[0, :1].detach(), bad)
+        with pytest.raises(TrainingError):
+            trainer.checkpoint("last")
 
 
 def test_evaluation_is_in_eval_mode_without_gradients_and_training_goes_on_as_before() -> None:
@@ -515,7 +523,7 @@ def test_a_step_dispatches_few_operations_more_than_the_bare_one(clip: float) ->
     with Watch() as ours:
         trainer.train_step([(batch, 4)], 4)
     assert "aten._fused_adamw_.default" in bare.names
-    assert len(ours.names) <= len(bare.names) + 8
+    assert len(ours.names) <= len(bare.names) + 2
 
 
 def test_no_step_waits_for_the_device_to_get_a_number_from_it() -> None:
@@ -529,3 +537,4 @@ def test_no_step_waits_for_the_device_to_get_a_number_from_it() -> None:
     assert watch.names.count("log") == 3
     assert watch.names.count("aten._fused_adamw_.default") == 12
     assert "aten._local_scalar_dense.default" not in watch.names  # what item() and float() do
+    assert watch.names.count("aten.stack.default") == 3  # before the losses are read at once

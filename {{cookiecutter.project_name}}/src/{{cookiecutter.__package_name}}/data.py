@@ -132,8 +132,9 @@ class Loader:
 
     def fetch(self, indices: list[Any]) -> Any:
         # What a DataLoader without workers does, in half the time.
-        whole = getattr(self.dataset, "__getitems__", lambda keys: [self.dataset[k] for k in keys])
-        return _collate(whole(indices))
+        whole = getattr(self.dataset, "__getitems__", None)
+        batch = whole(indices) if whole else [self.dataset[index] for index in indices]
+        return self.loader.collate_fn(batch)
 
     def order(self, epoch: int) -> list[Any]:
         order: list[Any] = list(range(self.size))

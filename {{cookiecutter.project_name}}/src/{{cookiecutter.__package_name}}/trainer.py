@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 # Pairs of a micro-batch and the count of its samples, and the samples in those of all processes.
 Step = tuple[list[tuple[Any, int]], int]
@@ -81,7 +81,7 @@ class Trainer:
         self.rank, self.world = (g.rank(), g.size()) if (g := dist.group.WORLD) else (0, 1)
         self.own = range(self.rank, accumulate * self.world, self.world)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
-        self.cast_forward = torch.autocast(kind, dtype)(self.forward) if dtype else self.forward
+        self.cast: Any = torch.autocast(kind, dtype) if dtype else lambda function: function
         # fp16 cannot hold small gradients: the loss is scaled up, and the gradients back.
         self.scaler = torch.amp.GradScaler(kind, enabled=dtype is torch.float16)
         self.epoch = self.step = self.logged = 0  # those that are finished, the last one logged
@@ -100,8 +100,8 @@ class Trainer:
     def compute(self, batch: Any) -> tuple[Tensor, Tensor, Any]:
         # Losses and output of a batch, and the batch, on the device and in the precision asked for.
         if self.device.type != "cpu":
-            batch = tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
-        losses, output = self.cast_forward(batch)
+            batch = tree_map_only(Tensor, lambda t: t.to(self.device, non_blocking=True), batch)
+        losses, output = self.cast(self.forward)(batch)
         assert losses.ndim == 1, f"forward: expected losses (batch,), found {tuple(losses.shape)}"
         return losses, output, batch
 
@@ -177,7 +177,7 @@ class Trainer:
             if self.stop():
                 raise Stopped
             losses, output, batch = self.compute(batch)
-            sums.append(losses[:count].sum())
+            sums.append((losses if count else losses[:0]).sum())
             samples += count
             if count:
                 for metric in self.metrics.values():
@@ -228,7 +228,8 @@ class Trainer:
 
     def checkpoint(self, name: str) -> None:
         self.sync_loss()  # here, where all processes are
-        if not all(p.sum(dtype=torch.float32).isfinite() for p in self.model.parameters()):
+        # A sum is quick to get, and finite only where all weights are. One of large ones may not be.
+        if not all(p.sum().isfinite() or p.isfinite().all() for p in self.model.parameters()):
             raise TrainingError(f"a weight is not finite after step {self.step}: nothing is saved")
         self.save(name)
 
