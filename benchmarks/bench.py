@@ -108,9 +108,9 @@ data and model, by AdamW with two groups of parameters (biases do not decay), of
 with a cosine schedule that moves after each step.
 
 - **ours**: a run of the generated project as `train` does it, with the default config:
-  metrics.jsonl and TensorBoard each 50 steps, lines on stderr (there is no terminal, so no bar), the check
-  for signals, dropout's seeding, a pass over val (one sample, but in the rows of the words) and a
-  checkpoint each epoch, deterministic algorithms, fused AdamW.
+  metrics.jsonl and TensorBoard each 50 steps, lines on stderr (there is no terminal, so no bar),
+  the check for signals, dropout's seeding, a pass over val (one sample, but in the rows of the
+  words) and a checkpoint each epoch, deterministic algorithms, fused AdamW.
 - **tutorial**: a `DataLoader` over a `TensorDataset`, `AdamW` as it comes, `optimizer.zero_grad()`;
   nothing is logged, measured or saved. Its pass over data is that of PyTorch's quickstart: loss and
   accuracy, by `item()`.

@@ -228,7 +228,7 @@ class Trainer:
 
     def checkpoint(self, name: str) -> None:
         self.sync_loss()  # here, where all processes are
-        # A sum is quick to get, and finite only where all weights are. One of large ones may not be.
+        # A sum is quick to get, and finite only if all weights are. That of large ones may not be.
         if not all(p.sum().isfinite() or p.isfinite().all() for p in self.model.parameters()):
             raise TrainingError(f"a weight is not finite after step {self.step}: nothing is saved")
         self.save(name)
