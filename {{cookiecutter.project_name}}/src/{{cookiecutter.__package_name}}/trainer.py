@@ -145,7 +145,7 @@ class Trainer:
             # DistributedDataParallel exchanges gradients once a step: with the last of these.
             vars(self.model)["require_backward_grad_sync"] = shard == self.own[-1]
             losses, _, _ = self.compute(batch)
-            # The gradient of the mean over `total`, before that over the processes is taken.
+            # Each sample weighs 1 / total, times `world` since the processes take their mean.
             weights = torch.full_like(losses, self.world / total if count else 0)
             self.scaler.scale(losses).backward(weights)  # type: ignore[no-untyped-call]
             # Detached, or each graph would live on.
