@@ -1,6 +1,7 @@
 """Measures what README.md says of speed, and writes RESULTS.md beside this file: `make bench`."""
 
-#     python benchmarks/bench.py PROJECT [WORD]   # with a WORD only the comparisons of that title
+#     python benchmarks/bench.py PROJECT [WORD]   # with a WORD those of that title anew, on the
+#                                                 # same machine; the others stay as they are
 #
 # The sides of a comparison take turns, round by round, on one thread each. What is told is the
 # median of the ratios of the rounds, with the lowest and the highest of them.
@@ -23,7 +24,8 @@ import peers
 import scaling
 
 HERE = Path(__file__).resolve().parent
-ROUNDS = 11  # and one before them that does not count
+# Rounds, and one before them that does not count: more where a disk or many processes take part.
+ROUNDS = {"A checkpoint": 31, "The command": 21, "A sample": scaling.REPEATS, "": 11}
 TABLE = "| | ours | other | ours / other | at most |\n|---|---|---|---|---|\n"
 PACKAGES = ("torch", "numpy", "tensorboard", "lightning", "accelerate", "pytorch-ignite", "pillow")
 Round = Callable[[], float]  # does a round, and gives its seconds
@@ -62,7 +64,8 @@ COMPARISONS = {
     ],
     f"A larger model's: perceptron {LARGE_STEP}": [
         Row("large step over the tutorial loop", "ours, large", "tutorial, large", None, 60),
-        Row("large step over it, tuned", "ours, large", "tutorial, large, tuned", None, 60),
+        Row("large step over the tutorial loop, tuned", "ours, large", "tutorial, large, tuned",
+            None, 60),
         Row("large step over Lightning, tuned", "ours, large", "lightning, large, tuned", None, 60),
         Row("large step over Accelerate, tuned", "ours, large", "accelerate, large, tuned",
             None, 60),
@@ -77,8 +80,10 @@ COMPARISONS = {
         Row("evaluation over the tutorial's pass", "ours, pass", "tutorial, pass", 0.70, 1000),
         Row("large evaluation over a bare pass", "ours, pass, large", "bare pass, large", 1.15, 60),
     ],
-    "A checkpoint": [
+    "A checkpoint of 98 MB, the weights alone": [
         Row("saving 98 MB over torch.save and fsync", "ours, save", "save", 1.10),
+    ],
+    "A checkpoint of 295 MB, with the state of AdamW": [
         Row("saving a run of 295 MB over the same", "ours, save a run", "save with optimizer"),
     ],
     "Growth": [
@@ -107,9 +112,9 @@ COMPARISONS = {
     ],
 }  # fmt: skip
 CONDITIONS = """\
-What each side has on. All of them run on one thread. All that train do so in float32, on the same
-data and model, by AdamW with two groups of parameters (biases do not decay), of the same rate, and
-with a cosine schedule that moves after each step.
+All of them run on one thread. All that train do so in float32, on the same data and model, by AdamW
+with two groups of parameters (biases do not decay), of the same rate, and with a cosine schedule
+that moves after each step.
 
 - **ours**: a run of the generated project as `train` does it, with the default config:
   metrics.jsonl and TensorBoard each 50 steps, lines on stderr (there is no terminal, so no bar),
@@ -122,8 +127,8 @@ with a cosine schedule that moves after each step.
 - **Lightning**, **Accelerate**, **ignite**: the loss to TensorBoard each 50 steps and a checkpoint
   each epoch; no bar. Data and AdamW are those of the tutorial.
 - **tuned**: what ours has and others can have too: fused AdamW, and a dataset that gives a whole
-  batch at once (`__getitems__`). Most of what the tutorial and a library lose on a small model is
-  this, and on a large one nearly nothing is lost.
+  batch at once (`__getitems__`). On a small model this is all that the tutorial loses, and a part
+  of what the libraries do. On a large one nearly nothing is lost.
 - **encodes in collate**: the project's own encoder, called for each sample in `collate_fn`;
   **encoded tensors**: the same, once and beforehand. Both make a pass over val.
 - **a bare pass**: the model alone, on slices of a tensor. Ours adds loss, accuracy and macro F1.
@@ -229,13 +234,12 @@ class Bench:
         answer()  # it is ready
         return go
 
-    def compare(self, rows: list[Row]) -> list[str]:
+    def compare(self, rows: list[Row], count: int) -> list[str]:
         names = list(dict.fromkeys(name for row in rows for name in (row.ours, row.other)))
         with ExitStack() as stack:
             rounds = {name: self.round_of(name, stack) for name in names}
             times: dict[str, list[float]] = {name: [] for name in names}
-            slow = {"one process", "two processes"} & {*names}
-            for _ in range((scaling.REPEATS if slow else ROUNDS) + 1):
+            for _ in range(count + 1):
                 for name, go in rounds.items():
                     times[name].append(go())
         return [line_of(row, times[row.ours][1:], times[row.other][1:]) for row in rows]
@@ -281,23 +285,27 @@ def machine() -> str:
 
 def main() -> None:
     project, *words = sys.argv[1:]
-    text = "# Results of `make bench`\n\n"
-    text += f"{machine()} Not run on a GPU.\n\nMedians of {ROUNDS} rounds in turn, and what the "
-    text += f"ratios went from and to; {scaling.REPEATS} of two processes. What each side has on "
-    text += "is said below.\n"
+    results = HERE / "RESULTS.md"
+    _, *parts = (results.read_text("utf-8") if words else "").split("\n## ")
+    sections = {part.partition("\n")[0]: part.partition("\n")[2] for part in parts}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(project).resolve(), Path(folder))
         for title, rows in COMPARISONS.items():
             if words and not any(word in title for word in words):
                 continue
-            head = f"\n## {title}\n\n{TABLE}"
-            lines = bench.compare(rows)
+            count = next(rounds for start, rounds in ROUNDS.items() if title.startswith(start))
+            lines = bench.compare(rows, count)
             if title.startswith("Growth"):
                 lines.append(bench.memory_growth())
-            text += head + "\n".join(lines) + "\n"
-            print(head + "\n".join(lines), flush=True)
-    if not words:
-        (HERE / "RESULTS.md").write_text(f"{text}\n{CONDITIONS}", encoding="utf-8")
+            table = "\n".join(lines)
+            sections[title] = f"\nMedians of {count} rounds.\n\n{TABLE}{table}\n"
+            print(f"\n## {title}\n{sections[title]}", flush=True)
+    text = "# Results of `make bench`\n\n"
+    text += f"{machine()} Not run on a GPU.\n\nThe sides take turns: the ratio is the median of "
+    text += "those of the rounds, with the lowest and the highest. What each side has on is said "
+    text += "at the end.\n"
+    text += "".join(f"\n## {title}\n{sections[title]}" for title in COMPARISONS)
+    results.write_text(f"{text}\n## What each side has on\n\n{CONDITIONS}", encoding="utf-8")
 
 
 if __name__ == "__main__":
