@@ -1,16 +1,13 @@
-"""What a second process brings: samples a second of two over those of one, a thread each."""
-
-#     python benchmarks/scaling.py PROJECT
+"""What a second process brings: samples a second in one or more, a thread each."""
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-REPEATS, BATCH, ROWS = 5, 4096, 26_000  # about 20,800 of the rows are for training
+BATCH, ROWS = 4096, 26_000  # about 20,800 of the rows are for training
 # 16.8 million weights: heavy enough that the arithmetic matters.
 OPTIONS = ["model.hidden=4096", f"data.batch_size={BATCH}", "trainer.max_steps=5", "optim.lr=1e-4"]
 OPTIONS += ["trainer.epochs=1", "trainer.log_every=1", "device=cpu"]
@@ -32,16 +29,3 @@ def rate(project: Path, processes: int) -> float:
         found = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     first, *_, last = (line for line in found if line["split"] == "train")
     return float((last["step"] - first["step"]) * BATCH / (last["time"] - first["time"]))
-
-
-def main() -> None:
-    project = Path(sys.argv[1]).resolve()
-    pairs = [(rate(project, 1), rate(project, 2)) for _ in range(REPEATS)]
-    ratios = sorted(two / one for one, two in pairs)
-    for name, rates in zip(("one process", "two"), zip(*pairs, strict=True), strict=True):
-        print(f"{name}: {statistics.median(rates):.0f} samples a second")
-    print(f"{statistics.median(ratios):.2f} times (from {ratios[0]:.2f} to {ratios[-1]:.2f})")
-
-
-if __name__ == "__main__":
-    main()
