@@ -129,7 +129,7 @@ def test_no_name_of_what_the_project_consists_of_is_accepted(
     hook: Hook, default_bake: Path
 ) -> None:
     folders = {path.name for path in default_bake.iterdir() if path.is_dir()}
-    tests = {path.stem for path in (default_bake / "tests").glob("*.py")}
+    tests = {path.stem for path in (default_bake / "tests").rglob("*.py")}
     assert folders and tests
     names = [name for name in folders | tests if not name.startswith(".")]
     accepted = [name for name in names if not hook.errors(project_name=name)]

@@ -47,22 +47,21 @@ COMBINATIONS = [
 ]
 FILES = """
     README.md LICENSE pyproject.toml .gitignore .github/workflows/ci.yml
-    configs/default.yaml data/README.md data/words.csv docs/fsdp.md
+    configs/default.yaml data/README.md data/words.csv
 """
 MODULES = """
-    __init__ __main__ checkpoint config data distributed evaluate logger metrics model optim
-    record reproduce train trainer
+    __init__ __main__ data evaluate metrics model reproduce resume task train
+    engine/__init__ engine/checkpoint engine/config engine/distributed engine/loader engine/logger
+    engine/optim engine/record engine/sharding engine/trainer
 """
 TESTS = """
-    conftest processes test_architecture test_checkpoint test_config test_data test_distributed
-    test_evaluate test_logger test_main test_metrics test_model test_optim test_record
-    test_reproduce test_resume test_train test_trainer
+    test_data test_metrics test_model test_task
+    engine/conftest engine/processes engine/test_architecture engine/test_checkpoint
+    engine/test_config engine/test_devices engine/test_distributed engine/test_evaluate
+    engine/test_loader engine/test_logger engine/test_main engine/test_optim engine/test_record
+    engine/test_reproduce engine/test_resume engine/test_sharding engine/test_train
+    engine/test_trainer engine/tiny
 """
-TITLES = {
-    "MIT": "MIT License",
-    "BSD-3-Clause": "BSD 3-Clause License",
-    "Apache-2.0": "Apache License",
-}
 
 
 def pyproject(project: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from conftest import HOSTILE, TEMPLATE, Cookiecutter
 
 IMPORT_ALL = """
 import importlib, pkgutil, my_pytorch_project as package
-for module in pkgutil.iter_modules(package.__path__):
-    importlib.import_module(f"my_pytorch_project.{module.name}")
+for module in pkgutil.walk_packages(package.__path__, "my_pytorch_project."):
+    importlib.import_module(module.name)
 """
 SUMMARY = """
 import importlib.metadata

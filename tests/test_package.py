@@ -1,6 +1,7 @@
-"""The generated package: its size, its import graph, and that its own checks pass."""
+"""The generated package: how much there is to read, and that its own checks pass."""
 
 import ast
+import io
 import json
 import os
 import re
@@ -8,18 +9,17 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+import tokenize
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from conftest import HOSTILE, PROJECT, SOURCE, TEMPLATE
 
 FILES = sorted(SOURCE.rglob("*.py"))
-CORE = ("data", "model", "metrics", "trainer", "train")
-ROOTS = ("train", "evaluate", "reproduce", "__main__")  # all that may import a sibling
-# Besides torch; numpy in what seeds it.
-THIRD_PARTY = {"config": {"yaml"}, "data": {"numpy"}, "logger": {"tensorboard", "tqdm"}}
-BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Match)
+YOURS = ("task.py", "data.py", "model.py", "metrics.py")
+COUNTED = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @pytest.fixture(scope="module")
@@ -28,39 +28,23 @@ def project(hostile_bake: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return shutil.copytree(hostile_bake, tmp_path_factory.mktemp("tools") / hostile_bake.name)
 
 
-def code_lines(path: Path) -> int:
-    """Its lines that are neither blank nor a comment."""
-    lines = (line.strip() for line in path.read_text("utf-8").splitlines())
-    return sum(1 for line in lines if line and not line.startswith("#"))
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
 
 
-def functions(path: Path) -> Iterator[ast.FunctionDef]:
-    tree = ast.parse(path.read_text("utf-8"))
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-
-
-def length(function: ast.FunctionDef) -> int:
-    return (function.end_lineno or 0) - function.lineno + 1
-
-
-def nesting(node: ast.AST) -> int:
-    """The levels of blocks below a node, in which an elif counts for no more than its if."""
-    deepest = 0
-    for child in ast.iter_child_nodes(node):
-        is_elif = isinstance(node, ast.If) and node.orelse == [child] and isinstance(child, ast.If)
-        deepest = max(deepest, nesting(child) + (isinstance(child, BLOCKS) and not is_elif))
-    return deepest
-
-
-def imports(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """The level (1: a sibling) and the dotted name of each import below a node."""
-    for found in ast.walk(node):
-        if isinstance(found, ast.Import):
-            yield from ((0, alias.name) for alias in found.names)
-        elif isinstance(found, ast.ImportFrom) and found.module:
-            yield found.level, found.module
-        elif isinstance(found, ast.ImportFrom):
-            yield from ((found.level, alias.name) for alias in found.names)
+def tokens_of_lines(path: Path) -> list[int]:
+    """The tokens on each line of code: docstrings, comments, imports and blank lines are free."""
+    text = path.read_text("utf-8")
+    free: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_docstring or isinstance(node, ast.Import | ast.ImportFrom):
+            free |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    counts: Counter[int] = Counter()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in COUNTED and token.start[0] not in free:
+            counts[token.start[0]] += 1
+    return list(counts.values())
 
 
 def check(*command: str, folder: Path, **variables: str) -> str:
@@ -79,67 +63,31 @@ def check(*command: str, folder: Path, **variables: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_package_has_at_most_1200_lines_of_code() -> None:
-    sizes = {path.stem: code_lines(path) for path in FILES}
-    assert sum(sizes.values()) <= 1200, sizes
+def test_there_is_no_more_to_read_than_the_readme_says() -> None:
+    sizes = {name_of(path): sum(tokens_of_lines(path)) for path in FILES}
+    first = {name: sizes[name] for name in (*YOURS, "engine/trainer.py")}
+    assert sum(first.values()) <= 6_000, first
+    assert sum(sizes.values()) <= 20_000, sizes
 
 
-def test_the_readme_gives_the_true_number_of_lines() -> None:
-    total = sum(code_lines(path) for path in FILES)
-    readme = (TEMPLATE / "README.md").read_text("utf-8")
-    assert f"\n{total:,} lines of code in `src`" in readme
-    assert f"| this one | {total:,} |" in readme
-
-
-def test_what_is_read_first_has_at_most_600_lines_of_code() -> None:
-    sizes = {path.stem: code_lines(path) for path in FILES if path.stem in CORE}
-    assert sizes.keys() == set(CORE)
-    assert sum(sizes.values()) <= 600, sizes
+def test_lines_are_there_to_be_read() -> None:
+    lines = {name_of(path): tokens_of_lines(path) for path in FILES}
+    counts = [count for counts in lines.values() for count in counts]
+    assert statistics.mean(counts) <= 10.5
+    assert sum(count >= 20 for count in counts) <= 0.08 * len(counts)
 
 
 def test_functions_are_short() -> None:
-    lengths = {f"{path.stem}.{f.name}": length(f) for path in FILES for f in functions(path)}
-    assert {name: lines for name, lines in lengths.items() if lines > 40} == {}
-    assert statistics.median(length(f) for path in FILES for f in functions(path)) <= 10
-
-
-def test_functions_are_flat() -> None:
-    depths = {f"{path.stem}.{f.name}": nesting(f) for path in FILES for f in functions(path)}
-    assert {name: depth for name, depth in depths.items() if depth > 3} == {}
-    assert max(depths.values()) > 0
-
-
-def test_the_import_graph_is_a_star() -> None:
-    siblings = {path.stem for path in FILES}
     for path in FILES:
-        found = list(imports(ast.parse(path.read_text("utf-8"))))
-        names = {name for level, name in found if level}
-        assert names <= siblings, (
-            path.stem
-        )  # not `from .data.more`, `from ..more` or `from . import load`
-        assert path.stem in ROOTS or not names, path.stem
-        if path.stem == "train":
-            assert not names & {"evaluate", "reproduce", "__main__"}
-        packages = {name.partition(".")[0] for level, name in found if not level}
-        packages -= sys.stdlib_module_names
-        assert packages <= {"torch"} | THIRD_PARTY.get(path.stem, set()), path.stem
-
-
-def test_the_command_line_imports_a_command_when_it_is_called() -> None:
-    tree = ast.parse((SOURCE / "__main__.py").read_text("utf-8"))
-    at_once = {
-        name
-        for node in tree.body
-        if not isinstance(node, ast.FunctionDef)
-        for name in imports(node)
-    }
-    assert {name for level, name in at_once if level or name.startswith("torch")} == set()
-    assert (1, "train") in set(imports(tree))
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, FUNCTIONS):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 40, f"{name_of(path)}: {node.name}"
 
 
 def test_source_has_no_jinja_and_tests_only_in_imports(default_bake: Path) -> None:
     for path in FILES:
-        baked = default_bake / "src" / "my_pytorch_project" / path.name
+        baked = default_bake / "src" / "my_pytorch_project" / name_of(path)
         assert not re.search(r"\{[{%#]", path.read_text("utf-8")), path.name
         assert baked.read_bytes() == path.read_bytes(), path.name
     name = r"\{\{ ?cookiecutter\.__package_name ?\}\}"

@@ -27,10 +27,11 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # twice as quick where cores are few
 import numpy
 import torch
 
-FIXED = ["data.batch_size=16", "model.hidden=128", "optim.patience=0", "trainer.epochs=3"]
+FIXED = ["loader.batch_size=16", "optim.patience=0", "trainer.epochs=3"]
 CHOICES = """
-    seed=0,1,2 data.limit=225,240 data.num_workers=0,2 trainer.accumulate=1,3 trainer.clip=0,0.1
-    optim.scheduler=constant,cosine,linear,plateau optim.warmup=0,9 trainer.monitor=accuracy,loss
+    seed=0,1,2 loader.limit=225,240 loader.num_workers=0,2 loader.drop_last=false,false,true
+    trainer.accumulate=1,3 trainer.max_grad_norm=0,0.1
+    optim.scheduler=constant,cosine,linear,plateau optim.warmup=0,9 trainer.monitor=right,loss
     trainer.log_every=1,2 trainer.save_every=0,3,7 trainer.patience=0,0,0,1 optim.lr=0.01,0.1
     trainer.precision=fp32,fp32,bf16,fp16
 """  # of 225 samples the last batch has one, and leaves nothing to the other micro-batches
@@ -41,9 +42,11 @@ class Scenario:
 
     def __init__(self, package: str, seed: int, number: int, folder: Path) -> None:
         self.random, self.folder = random.Random(f"{seed} {number}"), folder
-        names = (f"{package}.__main__", f"{package}.checkpoint", "conftest")  # of its tests
-        modules: list[Any] = [importlib.import_module(name) for name in names]
-        self.main, self.checkpoint, self.conftest = modules
+        self.main: Any = importlib.import_module(f"{package}.__main__")
+        self.checkpoint: Any = importlib.import_module(f"{package}.engine.checkpoint")
+        self.tiny: Any = importlib.import_module("tiny")  # the task of its tests
+        self.config = folder / "empty.yaml"
+        self.config.write_text("", encoding="utf-8")
         options = [option.partition("=") for option in CHOICES.split()]
         self.options = [f"{key}={self.random.choice(v.split(','))}" for key, _, v in options]
         if "optim.scheduler=plateau" in self.options:
@@ -52,7 +55,8 @@ class Scenario:
         self.kills: Counter[str] = Counter()
 
     def execute(self) -> None:
-        words = ["train", *FIXED, *self.options, f"output_dir={self.folder}/whole"]
+        options = [*FIXED, *self.options, f"output_dir={self.folder}/whole"]
+        words = ["train", str(self.config), *options]
         self.run(words, self.threads, lambda: False)
         (whole,) = self.folder.glob("whole/*")
         words[-1] = f"output_dir={self.folder}/part"
@@ -134,8 +138,10 @@ class Scenario:
             file = os.open(self.folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(file, 1), os.dup2(file, 2)
             torch.set_num_threads(threads)
-            if self.noisy:
-                self.conftest.Noisy.install(setattr)
+            self.tiny.TinyTask.sizes = dict.fromkeys(("train", "val", "test"), 250)
+            self.tiny.TinyTask.hidden = 4000  # so that a save takes a while
+            self.tiny.TinyTask.is_noisy = self.noisy
+            self.tiny.install()
             return int(self.main.main(words))
         except BaseException:
             traceback.print_exc()
@@ -196,7 +202,7 @@ def main() -> None:
     sys.dont_write_bytecode = True  # the project stays as it is
     torch.set_num_threads(1)  # a process with threads cannot be forked
     (package,) = options.project.resolve().glob("src/*/__init__.py")
-    sys.path[:0] = [str(package.parents[1]), str(package.parents[2] / "tests")]
+    sys.path[:0] = [str(package.parents[1]), str(package.parents[2] / "tests" / "engine")]
     for name in ("torch._dynamo", "torch.utils.tensorboard"):  # once here, not in each run
         importlib.import_module(name)
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it purges

@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 PARENTS = Path(__file__).resolve().parents
 ROOT = next((path for path in PARENTS if (path / "pyproject.toml").exists()), Path.cwd())
@@ -12,88 +14,176 @@ DEFAULT = ROOT / "configs" / "default.yaml"
 
 
 class CommandError(ValueError):
-    exit_code = 2  # a mistake in the command
+    """The command is wrong."""
+
+    exit_code = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code.
+
+    0: done; 1: the run failed; 2: the command, its config or its data is wrong; 3: `reproduce`
+    found a difference; 130 and 143: stopped by SIGINT or SIGTERM after a checkpoint was written.
+    """
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # may be ASCII
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # rank 0 prints
     try:
         return run(parse(arguments))
-    except KeyboardInterrupt:  # with nothing to save, or for the second time
+    except KeyboardInterrupt:  # before there was anything to save, or for the second time
         return 130
+    except BrokenPipeError:  # what reads the results, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
-        if not hasattr(error, "exit_code"):  # no mistake of the user's: the traceback is wanted
-            raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun once on each machine
+        if not hasattr(error, "exit_code"):
+            raise  # a mistake in the project's own code: its traceback is wanted
+        is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+        is_interrupted = error.exit_code > 128  # which has been reported
+        if is_first_here and not is_interrupted:
             print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command and its options."""
     parser = argparse.ArgumentParser(f"python -m {__package__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = commands.add_parser("train", help="a new run, or the rest of one")
+
+    train = commands.add_parser("train", help="train a new run, or continue one")
     train.formatter_class = argparse.RawDescriptionHelpFormatter
     train.epilog = DEFAULT.read_text("utf-8") if DEFAULT.exists() else None
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
     train.add_argument("--resume", type=Path, metavar="RUN", help="continue this run in place")
     train.add_argument("--init-from", type=Path, metavar="RUN", help="start from its best weights")
-    evaluate = commands.add_parser("evaluate", help="the metrics of a run, as a JSON object")
+
+    evaluate = commands.add_parser("evaluate", help="print the metrics of a run as a JSON object")
+    evaluate.add_argument("run", type=Path, metavar="RUN")
     evaluate.add_argument("--split", choices=["val", "test"], default="test")
     evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best")
-    predict = commands.add_parser("predict", help="a JSON object a line, for each input")
-    reproduce = commands.add_parser("reproduce", help="run it again, compare; exit code 3: differs")
-    reproduce.add_argument("--anyway", action="store_true", help="with other data or source too")
-    for command in (evaluate, predict, reproduce):
-        command.add_argument("run", type=Path, metavar="RUN")
-    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="a text; - for lines on stdin")
+
+    predict = commands.add_parser("predict", help="print a JSON object for each input")
+    predict.add_argument("run", type=Path, metavar="RUN")
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="- reads lines from stdin")
+
+    reproduce = commands.add_parser(
+        "reproduce", help="run a run again and compare; exit code 3 if it differs"
+    )
+    reproduce.add_argument("run", type=Path, metavar="RUN")
+    reproduce.add_argument(
+        "--force", action="store_true", help="run even if data or source code have changed"
+    )
+
+    commands.add_parser("config", help="print every option with its default, as YAML")
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> int:
-    folder = getattr(options, "run", None) or options.resume or options.init_from
-    if folder and not (folder / "config.yaml").is_file():
-        raise CommandError(f"{folder}: expected the folder of a run, found no config.yaml in it")
-    if options.command == "train":
-        print(run_train(options))
+    """Run the command; returns the exit code."""
+    commands = {
+        "train": run_train,
+        "evaluate": run_evaluate,
+        "predict": run_predict,
+        "reproduce": run_reproduce,
+        "config": run_config,
+    }
+    return commands[options.command](options)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train a new run, or continue one, and print its folder."""
+    words = options.words
+    config = DEFAULT
+    has_config = len(words) > 0 and "=" not in words[0]
+    if has_config:
+        config = Path(words[0])
+        words = words[1:]
+    if options.resume and (has_config or options.init_from):
+        raise CommandError(
+            "--resume continues a run with its own config; "
+            "use --init-from to start a new run from its weights"
+        )
+    for folder in (options.resume, options.init_from):
+        if folder:
+            check_run(folder)
+    if options.resume:
+        from .resume import resume
+
+        print(resume(options.resume, words, ROOT))
         return 0
-    from .evaluate import evaluate, predict
+    if not config.is_file():
+        raise CommandError(f"{config}: no such config file")
+    from .train import train
+
+    print(train(config, words, ROOT, options.init_from))
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Print the metrics of a run."""
+    check_run(options.run)
+    from .evaluate import evaluate
+
+    print_json(evaluate(options.run, options.split, options.checkpoint, ROOT))
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """Print an answer for each input; the exit code is 2 if there was none for one of them."""
+    check_run(options.run)
+    from .evaluate import predict
+
+    errors: list[str] = []
+
+    def on_error(message: str) -> None:
+        errors.append(message)
+        print(f"error: {message}", file=sys.stderr)
+
+    inputs: Iterable[str] = options.inputs
+    if options.inputs == ["-"]:
+        inputs = lines_of_stdin()
+    for answer in predict(options.run, inputs, on_error):
+        print_json(answer)
+    return 2 if errors else 0
+
+
+def run_reproduce(options: argparse.Namespace) -> int:
+    """Run a run again and print the verdict."""
+    check_run(options.run)
     from .reproduce import reproduce
 
-    if options.command == "evaluate":
-        results = iter([evaluate(folder, options.split, options.checkpoint, ROOT)])
-    elif options.command == "predict":
-        results = predict(folder, read_texts(options.inputs))
-    else:
-        results = iter([reproduce(folder, ROOT, options.anyway)])
-    for result in results:
-        print(json.dumps(result))
-    return 3 if result.get("identical") is False else 0
+    verdict = reproduce(options.run, ROOT, options.force)
+    print_json(verdict)
+    return 3 if verdict.get("identical") is False else 0
 
 
-def run_train(options: argparse.Namespace) -> Path:
-    given = [word for word in options.words[:1] if "=" not in word]
-    config, overrides = Path(*given) if given else DEFAULT, options.words[len(given) :]
-    if options.resume and (given or options.init_from):
-        raise CommandError("--resume continues a run as it was: for another one use --init-from")
-    if not options.resume and not config.is_file():
-        raise CommandError(f"{config}: expected a config file, found none")
-    from .train import resume, train
+def run_config(options: argparse.Namespace) -> int:
+    """Print the default config, with the type and the help of each option."""
+    from .engine.config import dump
+    from .train import load_config
 
-    if options.resume:
-        return resume(options.resume, overrides, ROOT)
-    return train(config, overrides, ROOT, options.init_from)
+    print(dump(load_config(None), comments=True), end="")
+    return 0
 
 
-def read_texts(inputs: list[str]) -> list[str]:
-    # Lines on stdin are UTF-8 whatever the locale says; bytes that are not become surrogates.
-    if inputs == ["-"]:
-        lines = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n")
-        inputs = [line.removesuffix("\r") for line in lines.split("\n")]
-    for number, text in enumerate(inputs, 1):
-        if not text.strip() or any("\udc80" <= char <= "\udcff" for char in text):
-            raise CommandError(f"input {number}: expected a text in UTF-8, found {text!r}")
-    return inputs
+def check_run(folder: Path) -> None:
+    """Refuse a folder that is not that of a run."""
+    if not (folder / "config.yaml").is_file():
+        raise CommandError(f"{folder}: not the folder of a run: there is no config.yaml in it")
+
+
+def lines_of_stdin() -> Iterator[str]:
+    """The lines on stdin, in UTF-8 whatever the locale; other bytes become surrogates."""
+    for number, line in enumerate(sys.stdin.buffer):
+        text = line.decode("utf-8", "surrogateescape")
+        if number == 0:
+            text = text.removeprefix("\ufeff")  # a byte order mark
+        yield text.removesuffix("\n").removesuffix("\r")
+
+
+def print_json(value: Any) -> None:
+    """Print a result at once, so that what reads it need not wait."""
+    print(json.dumps(value), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,82 @@
-"""Evaluate a run on a split, or predict with it; `load` gives its model to a notebook."""
+"""Evaluate a run, predict with it, or load its model into a notebook."""
 
-from collections.abc import Iterable, Iterator
-from math import isfinite
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import checkpoint, config, data, metrics
-from .train import Config, Run, build_model
+from .engine import checkpoint, distributed, record
+from .engine.logger import null_if_not_finite
+from .task import Task
+from .train import Run, load_config
 
 
-def load(run: Path | str, name: str = "best") -> tuple[nn.Module, list[str], data.NgramEncoder]:
-    """The model of a run in eval mode, its classes, and what turns a text into its input."""
-    settings = config.load(Config, Path(run) / "config.yaml")
-    state = checkpoint.load(Path(run) / "checkpoints" / f"{name}.pt")
-    model = build_model(settings, state["classes"])
+def load(run: Path | str, name: str = "best") -> tuple[nn.Module, Task]:
+    """The model of a run in eval mode, on the CPU, and the task with what it has learnt.
+
+    `name` is the checkpoint: "best" or "last".
+    """
+    folder = Path(run)
+    settings = load_config(folder / "config.yaml")
+    state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
+    task = Task(settings.data, settings.model, Path.cwd())
+    checkpoint.restore(state, {"task": task})
+    model = task.build_model()
     checkpoint.restore(state, {"model_state_dict": model})
-    return model.eval(), state["classes"], data.NgramEncoder(settings.data)
+    return model.eval(), task
 
 
 def evaluate(folder: Path, split: str, name: str, root: Path) -> dict[str, Any]:
+    """The metrics of a checkpoint on a split of today's data, on whatever device there is."""
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
-    # On whatever device there is: it need not be the one that it was trained on.
-    run = Run(config.load(Config, folder / "config.yaml", ["device=auto"]), root)
-    checkpoint.restore(state, {"classes": run.classes, "model_state_dict": run.model})
-    run.trainer.metrics["confusion"] = metrics.ConfusionMatrix(len(run.classes))
-    samples, values = run.loaders[split].size, run.trainer.evaluate(run.loaders[split])
-    where = {"split": split, "checkpoint": name, "step": state["trainer"]["step"]}
-    values = {k: None if type(v) is float and not isfinite(v) else v for k, v in values.items()}
-    return {**where, "samples": samples, "classes": run.classes, **values}
+    if "task" not in state:
+        raise checkpoint.CheckpointError("not a checkpoint of this project: task is missing")
+    settings = load_config(folder / "config.yaml", ["device=auto", "sharding=false"])
+    run = Run(settings, root, learnt=state["task"])
+    checkpoint.restore(state, {"model_state_dict": run.model})
+    if split not in run.loaders:
+        raise record.RunError(f"the data has no {split} split; there are: {', '.join(run.loaders)}")
+    if run.is_main:
+        warn_of_other_data(run, folder)
+    values = run.trainer.evaluate(run.loaders[split])
+    step = state["trainer"]["step"]
+    where = {"split": split, "checkpoint": name, "step": step, "samples": run.loaders[split].size}
+    return {**where, **run.task.report(), **null_if_not_finite(values)}
+
+
+def warn_of_other_data(run: Run, folder: Path) -> None:
+    """Say so if the data is not what it was when the run began."""
+    files = run.task.data_files()
+    manifest = record.read(folder / "manifest.json")
+    if manifest.get("data") != record.fingerprint(*files):
+        names = ", ".join(str(path) for path in files)
+        print(f"warning: {names}: the data has changed since the run began", file=sys.stderr)
 
 
 @torch.no_grad()
-def predict(folder: Path, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-    model, classes, encode = load(folder)
-    for text in texts:
-        value, index = model(encode(text)[None]).softmax(1).max(1)  # (1,) each
-        yield {"input": text, "class": classes[index], "probability": round(value.item(), 4)}
+def predict(
+    folder: Path, inputs: Iterable[str], on_error: Callable[[str], object]
+) -> Iterator[dict[str, Any]]:
+    """An answer for each input, in order, in batches.
+
+    There is none for an input that the task cannot take: `on_error` gets a message about it.
+    """
+    model, task = load(folder)
+    model.to(distributed.select_device("auto", deterministic=True))
+    batch_size = load_config(folder / "config.yaml").loader.batch_size
+    samples = parsed(task, inputs, on_error)
+    while batch := list(islice(samples, batch_size)):
+        yield from task.predict(model, batch)
+
+
+def parsed(task: Task, inputs: Iterable[str], on_error: Callable[[str], object]) -> Iterator[Any]:
+    """The inputs that the task can take, as samples."""
+    for number, text in enumerate(inputs, start=1):
+        try:
+            yield task.parse(text)
+        except (ValueError, LookupError, OSError) as error:
+            on_error(f"input {number}: {error}")

@@ -1,4 +1,4 @@
-"""MyLinear, and a classifier made of it. Works alone; needs only torch."""
+"""The model: MyLinear, and a classifier made of it."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ModelConfig:
-    hidden: Annotated[int, 1] = 64  # width of the hidden layer
-    dropout: Annotated[float, 0, 1] = 0.5  # share of hidden units dropped in training; 0: off
+    """Options of the model."""
+
+    hidden: Annotated[int, 1] = 64
+    """width of the hidden layer"""
+    dropout: Annotated[float, 0, 1] = 0.5
+    """probability that a hidden unit is dropped in training (0: no dropout)"""
 
 
 class MyLinear(nn.Module):
@@ -19,12 +23,14 @@ class MyLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = in_features
+        self.out_features = out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw new values from the uniform distribution between -1 and 1 / sqrt(in_features)."""
         bound = 1 / math.sqrt(self.in_features)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -37,7 +43,7 @@ class MyLinear(nn.Module):
 
 
 class Classifier(nn.Module):
-    """One hidden layer: (batch, features) of any number type to scores (batch, classes)."""
+    """One hidden layer, from inputs (batch, features) to scores (batch, classes)."""
 
     def __init__(self, features: int, classes: int, config: ModelConfig) -> None:
         super().__init__()

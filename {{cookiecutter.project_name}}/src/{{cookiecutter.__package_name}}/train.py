@@ -1,197 +1,370 @@
-"""The root of the project: its Config, and the one place that builds and wires everything."""
+"""The root of the project: its Config, and the one place that builds and wires everything.
 
+It reads from top to bottom: build everything, load state into everything, run.
+"""
+
+import json
 import os
-import sys
-from dataclasses import asdict, dataclass, field
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 import torch
+from torch import nn
 
-from . import checkpoint, distributed, metrics, record
-from .config import dump, load
-from .data import DataConfig, Loader, build_datasets
-from .logger import Logger
-from .model import Classifier, ModelConfig
-from .optim import OptimConfig, build_optimizer, build_scheduler
-from .trainer import Metric, Stopped, Trainer, TrainerConfig
-
-CHANGEABLE = ("device", "data.num_workers", "trainer.epochs")  # when a run goes on
+from .data import DataConfig
+from .engine import checkpoint, config, distributed, record, sharding
+from .engine.loader import Loader, LoaderConfig
+from .engine.logger import Logger, SilentLogger
+from .engine.optim import OptimConfig, build_optimizer, build_scheduler
+from .engine.trainer import MicroBatch, Stopped, TrainerConfig, TrainingError, monitor_mode
+from .model import ModelConfig
+from .task import Task
 
 
 @dataclass(frozen=True)
 class Config:
-    name: str = "baseline"  # how the run folder's name starts
-    seed: int = 0  # of the initial weights, the order of the samples and dropout
-    device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps; auto takes the best there is
-    deterministic: bool = True  # use only algorithms that give the same bits each time
-    output_dir: str = "runs"  # where run folders are made
+    """Every option of a run."""
+
+    name: str = "baseline"
+    """first part of the run folder's name"""
+    seed: int = 0
+    """seed for initial weights, sample order and dropout"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps; auto takes the best available"""
+    deterministic: bool = True
+    """use only algorithms that give the same bits each time"""
+    output_dir: str = "runs"
+    """folder in which run folders are made"""
+    find_unused_parameters: bool = False
+    """with several processes: allow parameters that get no gradient in a step"""
+    sharding: bool = False
+    """with several processes: shard a model that does not fit on one device (FSDP2)"""
     data: DataConfig = field(default_factory=DataConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-# EDIT HERE for another model.
-def build_model(config: Config, classes: list[str]) -> torch.nn.Module:
-    return Classifier(config.data.features, len(classes), config.model)
+def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """The defaults of the machine, then those of the task, then a file, then the command line."""
+    defaults = config.load(Config(), None, Task.defaults, source="Task.defaults")
+    return config.load(defaults, path, overrides)
 
 
-# EDIT HERE for other metrics: your own, or those of torchmetrics.
-def build_metrics(classes: list[str]) -> dict[str, Metric]:
-    return {"accuracy": metrics.Accuracy(len(classes)), "f1": metrics.MacroF1(len(classes))}
+@dataclass(frozen=True)
+class Parent:
+    """The run whose weights a run started from; empty if there is none."""
+
+    parent: str = ""
+    """its folder, relative to the project"""
+    parent_digest: str = ""
+    """the digest of the weights"""
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint was written."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {Signals(signal_number).name}")
+        self.exit_code = 128 + signal_number
 
 
 class Run:
-    """Every object of a run, built and wired; nothing is written before `start`."""
+    """Every object of a run, built and wired. Nothing is written before `start`.
 
-    def __init__(self, config: Config, root: Path) -> None:
-        self.config, self.root = config, root
-        self.parent = {"parent": "", "parent_digest": ""}  # the run that the weights come from
-        self.logger, self.stop = Logger(), distributed.StopSignal()
-        self.device = distributed.set_up(config.device, config.deterministic)
-        torch.manual_seed(config.seed)
-        # The first process may download: it builds before it joins the others, which wait for it.
-        follows = torch.distributed.is_torchelastic_launched() and os.environ["RANK"] != "0"
-        built = None if follows else build_datasets(config.data, root)
-        self.rank = distributed.join()
-        datasets, self.classes = built or build_datasets(config.data, root)
-        seeds = {"train": config.seed}  # the only split that is shuffled
-        self.loaders = {s: Loader(d, config.data, seeds.get(s)) for s, d in datasets.items()}
-        torch.manual_seed(config.seed)  # again: the weights do not depend on how data was made
-        self.model = build_model(config, self.classes).to(self.device)
-        if config.trainer.compile:
-            self.model.compile()
-        steps = config.trainer.epochs * len(self.loaders["train"])
-        self.steps = min(steps, config.trainer.max_steps or steps)
-        optimizer = build_optimizer(config.optim, self.model)
-        found = build_metrics(self.classes)
-        if (monitor := config.trainer.monitor) not in (known := ["loss", *found]):
-            raise record.RunError(f"trainer.monitor: expected one of {known}, found {monitor!r}")
-        self.trainer = trainer = Trainer(
-            model=distributed.wrap(self.model),
-            optimizer=optimizer,
-            config=config.trainer,
-            metrics=found,
-            steps=Loader.steps,
-            stop=self.stop,
-            seed=config.seed,
+    Args:
+        settings: the resolved config.
+        root: the folder that relative paths in the config start from.
+        learnt: what the task of an earlier run has learnt; None: learn from the training split.
+    """
+
+    def __init__(self, settings: Config, root: Path, learnt: dict[str, Any] | None = None) -> None:
+        self.settings = settings
+        self.root = root
+        self.learnt = learnt
+        self.folder = Path()  # until it is opened
+        self.parent = Parent()
+        self.stop = distributed.StopSignal()
+        self.device = distributed.select_device(settings.device, settings.deterministic)
+        self.task = Task(settings.data, settings.model, root)
+        self.loaders = self.build_loaders()
+        self.logger: Logger | SilentLogger = Logger() if self.is_main else SilentLogger()
+        self.build_model()
+        self.build_trainer()
+        self.parts: dict[str, Any] = {
+            "model_state_dict": self.model,
+            "optimizer_state_dict": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.trainer.scaler,
+            "trainer": self.trainer,
+            "task": self.task,
+        }
+
+    def build_loaders(self) -> dict[str, Loader]:
+        """Read the data, join the other processes, and make a loader for each split."""
+        torch.manual_seed(self.settings.seed)
+        # The first process may download or prepare files: it reads before the others do.
+        is_launched = torch.distributed.is_torchelastic_launched()
+        is_first = not is_launched or os.environ["RANK"] == "0"
+        if is_first:
+            datasets = self.read_datasets()
+        self.rank = distributed.init_process_group()  # the other processes wait here
+        self.is_main = self.rank == 0
+        if not is_first:
+            datasets = self.read_datasets()
+        loaders = {}
+        for split, dataset in datasets.items():
+            loaders[split] = Loader(
+                dataset,
+                self.settings.loader,
+                seed=self.settings.seed,
+                shuffle=split == "train",
+                collate=self.task.collate,
+            )
+        return loaders
+
+    def read_datasets(self) -> dict[str, Any]:
+        """The splits that are not empty. A run needs at least train and val."""
+        if self.learnt is None:
+            self.task.learn()
+        else:
+            self.task.load_state_dict(self.learnt)
+        datasets: dict[str, Any] = {}
+        for split, dataset in self.task.datasets().items():
+            is_empty = hasattr(dataset, "__len__") and len(dataset) == 0
+            if not is_empty:
+                datasets[split] = dataset
+        for split in ("train", "val"):
+            if split not in datasets:
+                raise record.RunError(f"the {split} split is missing or empty")
+        return datasets
+
+    def build_model(self) -> None:
+        """Build the model with weights that do not depend on how the data was made."""
+        torch.manual_seed(self.settings.seed)
+        self.model = self.task.build_model().to(self.device)
+        if self.settings.sharding:
+            sharding.shard_model(self.model)
+        self.optimizer = build_optimizer(self.settings.optim, self.model)
+        if self.settings.sharding:
+            sharding.shard_optimizer(self.optimizer)
+
+    def build_trainer(self) -> None:
+        """Build what trains the model, and the schedule of its learning rate."""
+        options = self.settings.trainer
+        self.total_steps = options.epochs * len(self.loaders["train"])
+        if options.max_steps:
+            self.total_steps = min(self.total_steps, options.max_steps)
+        metrics = self.task.metrics()
+        self.scheduler = build_scheduler(
+            self.settings.optim,
+            self.optimizer,
+            self.total_steps,
+            monitor_mode(options.monitor, metrics),
         )
-        self.say = self.logger.say if not self.rank else lambda text: None
-        if not self.rank:  # the others write nothing
-            trainer.log, trainer.track, trainer.save = self.logger.log, self.logger.track, self.save
-        trainer.scheduler = build_scheduler(config.optim, optimizer, self.steps, trainer.mode)
-        trained = {"model_state_dict": self.model, "optimizer_state_dict": optimizer}
-        ours = {"scheduler": trainer.scheduler, "scaler": trainer.scaler, "trainer": trainer}
-        self.parts: dict[str, Any] = {"classes": self.classes, **trained, **ours}  # to be saved
+        self.trainer = self.task.trainer(
+            self.wrapped_model(),
+            self.optimizer,
+            self.task.forward,
+            options,
+            units=self.task.units,
+            metrics=metrics,
+            scheduler=self.scheduler,
+            log=self.logger.log,
+            track=self.logger.track,
+            save=self.save,
+            stop=self.stop,
+            seed=self.settings.seed,
+        )
+
+    def wrapped_model(self) -> nn.Module:
+        """The model, made to exchange gradients with other processes if there are any."""
+        if self.settings.sharding:
+            return self.model  # exchanges them by itself
+        return distributed.wrap_ddp(self.model, self.settings.find_unused_parameters)
+
+    def check(self) -> None:
+        """Try everything that a run will do once, so that what does not fit shows in seconds.
+
+        A batch of train and one of val go through forward, loss and metrics, the example of the
+        task goes through `predict`, and all that a checkpoint will hold is written and read back in
+        memory. This changes no bit of the run.
+        """
+        for split in ("train", "val"):
+            batch, size = self.loaders[split].first()
+            self.trainer.check(split, MicroBatch(batch, size))
+        self.check_predict()
+        checkpoint.check({**self.parts, "config": config.plain(self.settings)})
+
+    @torch.no_grad()
+    def check_predict(self) -> None:
+        """Try to predict for the example of the task, and to print the answer."""
+        example = self.task.example()
+        try:
+            sample = self.task.parse(example)
+        except (ValueError, LookupError, OSError) as error:
+            message = f"Task.example: predict cannot take {example!r}: {error}"
+            raise record.RunError(message) from error
+        answers = list(self.task.predict(self.model, [sample]))
+        if len(answers) != 1:
+            raise record.RunError(f"Task.predict: expected 1 answer for 1 sample, found {answers}")
+        json.dumps(answers)
 
     def init_from(self, folder: Path) -> None:
+        """Start from the best weights of another run."""
         state = checkpoint.load(folder / "checkpoints" / "best.pt")
         checkpoint.restore(state, {"model_state_dict": self.model})
         digest = record.digest(state["model_state_dict"])
-        self.parent = {"parent": os.path.relpath(folder, self.root), "parent_digest": digest}
+        self.parent = Parent(os.path.relpath(folder, self.root), digest)
 
     def manifest(self) -> dict[str, Any]:
-        facts = record.describe(self.root, self.root / self.config.data.path, self.device)
-        return {**facts, "seed": self.config.seed, **self.parent}
+        """What runs here: see `record.collect_environment`."""
+        package = Path(__file__).parent
+        files = self.task.data_files()
+        facts = record.collect_environment(self.root, package, files, self.device)
+        return {**facts, "seed": self.settings.seed, **vars(self.parent)}
 
     def start(self, manifest: dict[str, Any]) -> None:
-        if not self.rank:
-            folder = record.create_run(self.root / self.config.output_dir, self.config.name)
-            record.start(folder, dump(self.config), manifest, self.root)
-            self.logger.open(folder)
+        """Make the run folder."""
+        if self.is_main:
+            output_dir = self.root / Path(self.settings.output_dir).expanduser()
+            folder = record.create_run(output_dir, self.settings.name)
+            record.start(folder, config.dump(self.settings), manifest, self.root)
+            self.open_folder(folder)
+
+    def open_folder(self, folder: Path) -> None:
+        """Log to a run folder, which no other process may be writing to."""
+        self.folder = folder
+        self.logger.open(folder)
 
     def save(self, name: str) -> None:
-        parts = {**self.parts, "logger": self.logger, "config": asdict(self.config)}
-        checkpoint.save(self.logger.folder / "checkpoints" / f"{name}.pt", parts, name == "last")
+        """Save a checkpoint, "last" or "best". All processes call this, the first one writes."""
+        # A sharded state is gathered from all processes here.
+        states = {key: part.state_dict() for key, part in self.parts.items()}
+        if self.is_main:
+            states["logger"] = self.logger.state_dict()
+            states["config"] = config.plain(self.settings)
+            path = self.folder / "checkpoints" / f"{name}.pt"
+            checkpoint.save(path, states, keep_previous=name == "last")
 
-    # Train to the end, or to a signal; leaves result.json, and returns the folder.
     def execute(self) -> Path:
-        folder, status = self.logger.folder, {"status": "failed"}
-        size = sum(parameter.numel() for parameter in self.model.parameters())
-        splits = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
-        what = f"{size:,} parameters; {splits}; {self.trainer.step} of {self.steps} steps"
-        self.say(f"{what}; {self.trainer.world} x {self.device}, {torch.get_num_threads()} threads")
+        """Train to the end, test the best weights, and leave result.json in the run folder.
+
+        Raises Interrupted if a signal stopped the run.
+        """
+        self.announce()
+        if self.settings.trainer.compile:
+            self.model.compile()
+        result: dict[str, Any] = {"status": "failed"}
         try:
             with self.stop:
-                self.trainer.fit(self.loaders["train"], self.loaders["val"])
-                digest = record.digest(self.model.state_dict())
-                self.conclude()
-            status = {"status": "finished", "digest": digest}
+                self.train_and_test(result)
         except Stopped:
-            status = {"status": "stopped"}
-            resume = f"python -m {__package__} train --resume {os.path.relpath(folder)}"
-            done = f"by {Signals(self.stop.number).name} after step {self.trainer.step}"
-            self.say(f"stopped   {done}\nresume    {resume}")
+            result["status"] = "stopped"
+            self.tell_how_to_resume()
         finally:
-            result = {**status, "best": self.trainer.best, "steps": self.trainer.step}
-            if not self.rank:
-                record.write(folder / "result.json", result)
-                self.logger.close()
-            self.loaders.clear()  # ends their workers now, not when Python gets to it
-        self.trainer.add_up([0.0])  # a barrier: none leaves before the others are done
-        if self.rank or self.stop.number:  # only the first one has more to do and to tell
-            sys.exit(self.stop.number and 128 + self.stop.number)
-        return folder
+            if self.is_main:
+                best = self.trainer.best
+                result["best"] = {key: best[key] for key in ("metric", "value", "step") if best}
+                result["steps"] = self.trainer.step
+                record.write(self.folder / "result.json", result)
+            self.logger.close()
+            self.loaders.clear()  # ends their workers now, not when Python collects them
+        distributed.barrier()  # no process leaves before the others are done
+        if self.stop.number:
+            raise Interrupted(self.stop.number)
+        return self.folder
 
-    def conclude(self) -> None:
-        run, best = os.path.relpath(self.logger.folder), "none"
+    def train_and_test(self, result: dict[str, Any]) -> None:
+        """Train, and fill in status and digest of the result."""
+        try:
+            self.trainer.fit(self.loaders["train"], self.loaders["val"])
+        except RuntimeError as error:
+            if "find_unused_parameters" not in str(error):
+                raise
+            raise TrainingError(
+                f"parameters without a gradient: {self.named_in(error)}; "
+                "with several processes this needs find_unused_parameters=true"
+            ) from error
+        result["digest"] = record.digest(self.model.state_dict())
+        self.test_best()
+        result["status"] = "finished"
+
+    def named_in(self, error: RuntimeError) -> str:
+        """The names of the parameters whose numbers an error of DistributedDataParallel lists."""
+        names = [name for name, value in self.model.named_parameters() if value.requires_grad]
+        _, _, numbers = str(error).rpartition("did not receive grad for rank ")
+        _, _, numbers = numbers.partition(":")
+        return ", ".join(names[int(number)] for number in re.findall(r"\d+", numbers))
+
+    def test_best(self) -> None:
+        """Evaluate the best weights on the test split, and report the run."""
+        trainer = self.trainer
+        if trainer.best:
+            self.load_best()
+        if "test" in self.loaders:
+            at = trainer.best or {"step": trainer.step, "epoch": trainer.epoch, "lr": trainer.lr}
+            values = trainer.evaluate(self.loaders["test"])
+            trainer.write("test", values, at["step"], at["epoch"], at["lr"])
+        self.report()
+
+    def load_best(self) -> None:
+        """Load the best weights in all processes."""
+        weights = self.model.state_dict()
+        if self.is_main:
+            path = self.folder / "checkpoints" / "best.pt"
+            weights = checkpoint.load(path)["model_state_dict"]
+        self.model.load_state_dict(weights)  # sharded: those of the first process for all
+        if not self.settings.sharding:
+            distributed.broadcast_weights(self.model)
+
+    def announce(self) -> None:
+        """Show what is about to run."""
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        splits = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
+        steps = f"{self.trainer.step} of {self.total_steps} steps"
+        where = f"{self.trainer.world_size} x {self.device}, {torch.get_num_threads()} threads"
+        self.logger.info(f"{size:,} parameters; {splits}; {steps}; {where}")
+
+    def report(self) -> None:
+        """Show where the run is, how good it is, and what can be done with it."""
+        options = self.settings.trainer
+        if self.trainer.is_out_of_patience:
+            self.logger.info(
+                f"early stop: {options.monitor} has not improved in {options.patience} "
+                f"evaluation{'s' if options.patience > 1 else ''}"
+            )
+        run = os.path.relpath(self.folder)
+        command = f"python -m {__package__}"
+        best = "none"
         if self.trainer.best:
             best = "{metric} {value:.4f} on val, step {step}".format(**self.trainer.best)
-            if not self.rank:
-                state = checkpoint.load(self.logger.folder / "checkpoints" / "best.pt")
-                checkpoint.restore(state, {"model_state_dict": self.model})
-            self.trainer.model = distributed.wrap(self.model)  # the others get these weights
-        self.trainer.write("test", self.trainer.evaluate(self.loaders["test"]))
-        cli, look = f"python -m {__package__}", f"tensorboard --logdir {os.path.dirname(run)}"
-        self.say(f"run       {run}\nbest      {best}\nlook      {look}")
-        self.say(f"evaluate  {cli} evaluate {run}\npredict   {cli} predict {run} TEXT")
+        self.logger.info(f"run       {run}")
+        self.logger.info(f"best      {best}")
+        self.logger.info(f"look      tensorboard --logdir {os.path.dirname(run)}")
+        self.logger.info(f"evaluate  {command} evaluate {run}")
+        example = shlex.quote(self.task.example())
+        self.logger.info(f"predict   {command} predict {run} {example}")
+
+    def tell_how_to_resume(self) -> None:
+        """Show why the run stopped, and how to continue it."""
+        name = Signals(self.stop.number).name
+        run = os.path.relpath(self.folder)
+        self.logger.info(f"stopped   by {name} after step {self.trainer.step}")
+        self.logger.info(f"resume    python -m {__package__} train --resume {run}")
 
 
 def train(path: Path, overrides: list[str], root: Path, init_from: Path | None = None) -> Path:
-    run = Run(load(Config, path, overrides), root)
+    """Train a new run, from the best weights of the run `init_from` if there is one."""
+    run = Run(load_config(path, overrides), root)
     if init_from:
         run.init_from(init_from)
+    run.check()
     run.start(run.manifest())
     return run.execute()
-
-
-def resume(folder: Path, overrides: list[str], root: Path) -> Path:
-    path = folder / "config.yaml"
-    old, config = load(Config, path), load(Config, path, overrides)
-    more = config.trainer.epochs - old.trainer.epochs
-    check_changes(config, more, [text.partition("=")[0] for text in overrides])
-    if not more and record.read(folder / "result.json").get("status") == "finished":
-        print(f"{folder}: this run is finished", file=sys.stderr)
-        return folder
-    run = Run(config, root)
-    manifest = record.read(folder / "manifest.json", "threads", "processes", "data", *run.parent)
-    if run.trainer.world == manifest["processes"]:
-        torch.set_num_threads(manifest["threads"])  # bits depend on both
-    if not run.rank:
-        run.logger.open(folder)  # and nobody else can
-    run.parent = {key: manifest[key] for key in run.parent}
-    facts, state = run.manifest(), checkpoint.load_latest(folder / "checkpoints")
-    if facts["data"] != manifest["data"]:
-        raise record.RunError(f"{config.data.path}: changed since the run began: use --init-from")
-    if state:
-        checkpoint.restore(state, run.parts)
-    elif manifest["parent"]:
-        run.init_from(root / manifest["parent"])
-    entry = {"step": run.trainer.step, "overrides": overrides, "replaced": asdict(old)}
-    manifest["resumes"] = [*manifest.get("resumes", []), {**entry, **facts}]
-    if not run.rank:
-        (folder / "result.json").unlink(missing_ok=True)  # the log that it stands for is cut next
-        run.logger.load_state_dict(state["logger"] if state else {"bytes": 0, "seconds": 0})
-        record.write(folder / "manifest.json", manifest)
-        record.write(path, dump(config))
-    return run.execute()
-
-
-def check_changes(config: Config, more: int, keys: list[str]) -> None:
-    is_fixed = config.optim.scheduler not in ("constant", "plateau")  # which count on no end
-    for key in keys:
-        if key not in CHANGEABLE or (key == "trainer.epochs" and (more < 0 or (more and is_fixed))):
-            only = f"{', '.join(CHANGEABLE)} (more, under constant or plateau)"
-            raise record.RunError(f"{key}: expected only {only} to change: else use --init-from")

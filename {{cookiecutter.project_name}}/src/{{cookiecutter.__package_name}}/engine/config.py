@@ -1,0 +1,387 @@
+"""Typed YAML: load a file into a dataclass, override options, check them, and write them again.
+
+    @dataclass(frozen=True)
+    class MyConfig:
+        lr: Annotated[float, 0] = 0.1
+        '''learning rate'''
+
+    config = load(MyConfig(), Path("my.yaml"), ["lr=1e-3"])
+    print(dump(config, comments=True))
+
+A field has a default and one of these types: bool, int, float, str, Path, Literal of texts or
+numbers, another dataclass, `T | None`, and `list[T]`, `tuple[T, ...]` or `tuple[T, U]` of these.
+`Annotated[int, 1]` is a number of at least 1, `Annotated[float, 0, 1]` one from 0 to 1. The
+docstring below a field is its help. What no type can say is checked in `__post_init__` of the
+dataclass, by `raise ValueError("KEY: what is wrong")`.
+"""
+
+import ast
+import difflib
+import inspect
+import itertools
+import re
+import textwrap
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import yaml
+
+T = TypeVar("T")
+NULL_TAG = "tag:yaml.org,2002:null"
+MAX_BYTES = 100_000
+MAX_SHOWN = 60  # characters of a value in an error message
+SUPPORTED = "bool, int, float, str, Path, Literal, a dataclass, T | None, list[T] and tuple[T, ...]"
+
+# YAML 1.1 takes `no` for a truth value and `1e-3` for a text. So the text of a scalar is read here,
+# as what its field wants.
+BOOL = r"(?i:true|false)"
+INT = r"[-+]?(0|[1-9][0-9]{0,17})"
+FLOAT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf"
+TEXT = r"[^\0\ud800-\udfff]*"  # what UTF-8 and the names of files can hold
+
+
+class ConfigError(ValueError):
+    """A config is wrong; the message is `FILE:LINE: KEY: what is wrong`."""
+
+    exit_code = 2
+
+
+class Entry(NamedTuple):
+    """A key with its value, and where it stands."""
+
+    key: str
+    where: str
+    node: yaml.Node
+    is_text: bool
+    """from the command line, where a text needs no quotes"""
+
+
+class NotThatError(Exception):
+    """A value is not of the type that it should be."""
+
+
+def load(
+    default: T,
+    path: Path | None = None,
+    overrides: Iterable[str] = (),
+    source: str = "command line",
+) -> T:
+    """The options of `default`, changed by a file, then by `section.key=value` overrides.
+
+    `source` says in errors where the overrides come from. Raises ConfigError for anything that is
+    not exactly an option with a value of its type, and for a field type that is not supported.
+    """
+    hints = dict(_hints(type(default), ""))
+    found: dict[str, Entry] = {}
+    values: dict[str, Any] = {}
+    entries = [_split(override, source) for override in overrides]
+    for entry in [*_entries_of(path), *entries]:
+        if entry.key not in hints:
+            raise ConfigError(f"{entry.where}: {_unknown(entry.key, hints)}")
+        if entry.key in found and not entry.is_text:
+            first = found[entry.key].where
+            raise ConfigError(f"{entry.where}: {entry.key}: is set twice, first in {first}")
+        found[entry.key] = entry
+        if not is_dataclass(hints[entry.key]) or not isinstance(entry.node, yaml.MappingNode):
+            values[entry.key] = _value_of(entry, hints[entry.key])
+    return cast(T, _fill(default, "", values, found))
+
+
+def dump(config: Any, comments: bool = False) -> str:
+    """The config as YAML that `load` reads back equal; with type and help of each option."""
+    return "".join(f"{line}\n" for line in _lines(config, comments, indent=""))
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The config as nested dicts of plain values."""
+    values = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        values[field.name] = plain(value) if is_dataclass(value) else _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML and JSON know it."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value  # a number of NumPy
+
+
+def _lines(config: Any, comments: bool, indent: str) -> Iterator[str]:
+    helps = _helps(type(config)) if comments else {}
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            yield f"{indent}{name}:"
+            yield from _lines(value, comments, indent + "  ")
+            continue
+        braces = {name: _plain(value)}
+        text = yaml.safe_dump(braces, default_flow_style=True, width=10**9, allow_unicode=True)
+        line = indent + text.strip()[1:-1]
+        yield f"{line:30}  # {_name(hint)}: {helps.get(name, '')}" if comments else line
+
+
+def _helps(cls: type) -> dict[str, str]:
+    """The docstrings below the fields of a class."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except OSError:  # a class that was typed into a console
+        return {}
+    body = cast(ast.ClassDef, ast.parse(source).body[0]).body
+    helps = {}
+    for field, below in itertools.pairwise(body):
+        is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if is_field and is_text:
+            text = str(below.value.value)  # type: ignore[attr-defined]
+            helps[field.target.id] = " ".join(text.split())  # type: ignore[attr-defined]
+    return helps
+
+
+def _hints(cls: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Each key with its type, those of sections too. Raises ConfigError for unsupported types."""
+    yield prefix, cls
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        key = f"{prefix}.{name}".removeprefix(".")
+        if is_dataclass(hint):
+            yield from _hints(hint, key)
+        elif _is_supported(hint):
+            yield key, hint
+        else:
+            raise ConfigError(
+                f"{cls.__name__}.{name}: the type {_name(hint)} cannot be saved and loaded again; "
+                f"use {SUPPORTED}"
+            )
+
+
+def _is_supported(hint: Any) -> bool:
+    origin = get_origin(hint)
+    arguments = get_args(hint)
+    if origin is Annotated:
+        return arguments[0] in (int, float)
+    if origin is Literal:
+        return all(type(choice) in (str, int, float) for choice in arguments)
+    if origin in (list, tuple):
+        return bool(arguments) and all(
+            argument is Ellipsis or _is_supported(argument) for argument in arguments
+        )
+    if origin in (Union, types.UnionType):
+        is_optional = len(arguments) == 2 and type(None) in arguments
+        return is_optional and _is_supported(_without_none(hint))
+    return hint in (bool, int, float, str, Path)
+
+
+def _without_none(hint: Any) -> Any:
+    """T of `T | None`."""
+    return next(argument for argument in get_args(hint) if argument is not type(None))
+
+
+def _entries_of(path: Path | None) -> Iterator[Entry]:
+    """The keys of a file, in its order."""
+    if path is None:
+        return iter(())
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: too large for a config file: more than 100 kB")
+        text = path.read_text("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
+    return _flatten(_parse(text, str(path)), str(path), line=1, key="")
+
+
+def _flatten(node: yaml.Node, source: str, line: int, key: str) -> Iterator[Entry]:
+    """A key with its value, then those in it if it is a section.
+
+    It is lazy: an alias inside its own anchor would recurse forever.
+    """
+    yield Entry(key, f"{source}:{line}", node, is_text=False)
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            part = name.value if isinstance(name, yaml.ScalarNode) else "?"
+            inner = f"{key}.{part}".removeprefix(".")
+            yield from _flatten(value, source, name.start_mark.line + 1, inner)
+
+
+def _parse(text: str, source: str) -> yaml.Node:
+    """The YAML in a text; an empty one is an empty section."""
+    try:
+        loader = yaml.SafeLoader(text)
+        return loader.get_single_node() or yaml.MappingNode(NULL_TAG, [])
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position)
+        problem = "a control character, or bytes that are not UTF-8"
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line if mark else 0
+        problem = str(getattr(error, "problem", error))
+    raise ConfigError(f"{source}:{line + 1}: not valid YAML: {problem:.80}")
+
+
+def _split(override: str, source: str) -> Entry:
+    """The key and the value of `section.key=value`."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{source}: expected section.key=value, found {_shown(override)}")
+    return Entry(key, source, yaml.ScalarNode("", value), is_text=True)
+
+
+def _unknown(key: str, hints: dict[str, Any]) -> str:
+    """What is said of a key that no option has."""
+    last = key.rpartition(".")[2]
+    near = [known for known in hints if known and known.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(key, hints, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{repr(key)[1:-1]:.40}: unknown key{hint}"
+
+
+def _value_of(entry: Entry, hint: Any) -> Any:
+    """The value of an entry as its field wants it."""
+    node = entry.node
+    if entry.is_text and _is_nested(hint):
+        node = _parse(entry.node.value, f"{entry.where}: {entry.key}")
+    try:
+        return _convert(hint, node)
+    except NotThatError:
+        name = f"{entry.key}: " if entry.key else ""
+        message = f"expected {_name(hint)}, found {_found(node)}"
+        raise ConfigError(f"{entry.where}: {name}{message}") from None
+
+
+def _is_nested(hint: Any) -> bool:
+    """Whether a value may have brackets, so that YAML has to read it."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return _is_nested(_without_none(hint)) or _without_none(hint) is not str
+    return get_origin(hint) in (list, tuple)
+
+
+def _convert(hint: Any, node: yaml.Node) -> Any:
+    """The value of a node; raises NotThatError if it is not of this type."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return None if _is_null(node) else _convert(_without_none(hint), node)
+    if origin in (list, tuple):
+        return origin(_items(hint, node))
+    if not isinstance(node, yaml.ScalarNode) or node.tag == NULL_TAG:
+        raise NotThatError
+    if origin is Annotated:
+        return _bounded(hint, node)
+    if origin is Literal:
+        return _choice(hint, node)
+    return _scalar(hint, node.value)
+
+
+def _is_null(node: yaml.Node) -> bool:
+    """Whether a value is null: written so, but not as a text in quotes."""
+    is_from_command_line = node.tag == ""
+    return node.tag == NULL_TAG or (is_from_command_line and node.value == "null")
+
+
+def _items(hint: Any, node: yaml.Node) -> list[Any]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise NotThatError
+    arguments = get_args(hint)
+    is_fixed = get_origin(hint) is tuple and Ellipsis not in arguments
+    if not is_fixed:
+        return [_convert(arguments[0], item) for item in node.value]
+    if len(arguments) != len(node.value):
+        raise NotThatError
+    return [_convert(kind, item) for kind, item in zip(arguments, node.value, strict=True)]
+
+
+def _bounded(hint: Any, node: yaml.ScalarNode) -> Any:
+    kind, low, *rest = get_args(hint)
+    number = _scalar(kind, node.value)
+    is_too_large = bool(rest) and number > rest[0]
+    if number < low or is_too_large:
+        raise NotThatError
+    return number
+
+
+def _choice(hint: Any, node: yaml.ScalarNode) -> Any:
+    for choice in get_args(hint):
+        try:
+            if _scalar(type(choice), node.value) == choice:
+                return choice
+        except NotThatError:
+            continue
+    raise NotThatError
+
+
+def _scalar(kind: Any, text: str) -> Any:
+    pattern = {bool: BOOL, int: INT, float: FLOAT}.get(kind, TEXT)
+    if not re.fullmatch(pattern, text):
+        raise NotThatError
+    if kind is bool:
+        return text.lower() == "true"
+    if kind is float:
+        return float(text.replace(".inf", "inf"))
+    return kind(text)
+
+
+def _found(node: yaml.Node) -> str:
+    """What a value is, for an error message."""
+    if node.tag == NULL_TAG:
+        return "nothing"
+    if isinstance(node, yaml.MappingNode):
+        return "a section"
+    if isinstance(node, yaml.SequenceNode):
+        return f"a list of {len(node.value)}"
+    return _shown(node.value)
+
+
+def _shown(text: str) -> str:
+    return f"{text!r:.{MAX_SHOWN}}"
+
+
+def _name(hint: Any) -> str:
+    """A type as users read it."""
+    origin = get_origin(hint)
+    arguments = get_args(hint)
+    if origin is Annotated:
+        kind, low, *rest = arguments
+        return f"{kind.__name__} from {low} to {rest[0]}" if rest else f"{kind.__name__} >= {low}"
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if origin in (Union, types.UnionType) and type(None) in arguments:
+        return f"{_name(_without_none(hint))} | null"
+    if origin in (list, tuple):
+        inner = ", ".join("..." if part is Ellipsis else _name(part) for part in arguments)
+        return f"{origin.__name__}[{inner}]"
+    if is_dataclass(hint):
+        return "a section"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _fill(default: Any, key: str, values: dict[str, Any], found: dict[str, Entry]) -> Any:
+    """The default with the values that were found, in its sections too."""
+    if not is_dataclass(default):
+        return values.get(key, default)
+    changed = {}
+    for field in fields(default):
+        inner = f"{key}.{field.name}".removeprefix(".")
+        changed[field.name] = _fill(getattr(default, field.name), inner, values, found)
+    try:
+        return replace(cast(Any, default), **changed)
+    except ValueError as error:
+        name = f"{key}.{error}".removeprefix(".")
+        option = name.partition(":")[0]
+        place = found.get(option) or found.get(key)
+        where = f"{place.where}: " if place else ""
+        raise ConfigError(f"{where}{name}") from None

@@ -1,0 +1,596 @@
+"""The training loop, for any model, any batch and any loss. Works alone.
+
+    def forward(model, batch):
+        inputs, target = batch
+        preds = model(inputs)
+        losses = torch.nn.functional.cross_entropy(preds, target, reduction="none")
+        return Output(losses, preds, target)
+
+    trainer = Trainer(model, optimizer, forward, TrainerConfig(epochs=3))
+    trainer.fit(train_loader, val_loader)
+
+A loader is a `Loader` of loader.py, or any DataLoader or list of batches.
+
+Everything that a run needs to continue is in `state_dict()`. There is no random state in it: the
+random numbers of a micro-batch depend only on the seed, the step and the place of the micro-batch
+in the step.
+"""
+
+import inspect
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, is_dataclass, replace
+from itertools import islice
+from operator import itemgetter
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Options of the training loop."""
+
+    epochs: Annotated[int, 1] = 10
+    """passes over the training data"""
+    max_steps: Annotated[int, 0] = 0
+    """end training after this many steps (0: no limit)"""
+    accumulate: Annotated[int, 1] = 1
+    """micro-batches per step in each process (gradient accumulation)"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """autocast precision; weights stay fp32"""
+    compile: bool = False
+    """speed up the model with torch.compile, which takes about a minute at the start"""
+    max_grad_norm: Annotated[float, 0] = 0.0
+    """maximum gradient norm (0: no clipping)"""
+    log_every: Annotated[int, 1] = 50
+    """steps between two lines of the training log"""
+    save_every: Annotated[int, 0] = 0
+    """steps between two checkpoints (0: only at the end of each epoch)"""
+    monitor: str = "loss"
+    """validation metric, or loss, that selects the best checkpoint"""
+    patience: Annotated[int, 0] = 0
+    """stop after this many evaluations without improvement (0: never)"""
+
+
+class TrainingError(RuntimeError):
+    """The run failed: the loss or a weight is not finite."""
+
+    exit_code = 1
+
+
+class SetupError(ValueError):
+    """What was handed to the trainer does not fit together."""
+
+    exit_code = 2
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and has saved its state."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What `forward` makes of a batch."""
+
+    losses: Tensor
+    """unreduced loss of each sample (batch,); of any shape (batch, ...) if there are `units`"""
+    preds: Any
+    """what the metrics compare with the target"""
+    target: Any = None
+    """what the metrics compare the predictions with"""
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    """further values of each sample (batch,), logged beside the loss as means over samples"""
+
+
+class MicroBatch(NamedTuple):
+    """A part of a step's batch that goes through the model at once."""
+
+    batch: Any
+    """what the loader made of the samples"""
+    size: int
+    """number of samples; 0: the batch only stands in for an empty one, and has no weight"""
+
+
+class Step(NamedTuple):
+    """What one optimizer step is made from."""
+
+    micro_batches: Sequence[MicroBatch]
+    """those of this process"""
+    size: int
+    """number of samples in the micro-batches of all processes"""
+
+
+def seed_of(*numbers: int) -> int:
+    """A 32-bit seed that is a function of some numbers: a hash, since neighbours must differ."""
+    return zlib.crc32(" ".join(map(str, numbers)).encode())
+
+
+def _ignore(*_: Any) -> None:
+    """Do nothing: stands in for a log or a save that nobody wants."""
+
+
+def _never() -> bool:
+    return False
+
+
+def _untracked(steps: Iterable[Step], *_: int) -> Iterable[Step]:
+    return steps
+
+
+@dataclass
+class Trainer:
+    """Trains and evaluates a model. Each of the fields is described below it, in the source."""
+
+    model: nn.Module
+    """any module, on its device already; may be wrapped by DistributedDataParallel"""
+    optimizer: torch.optim.Optimizer
+    forward: Callable[[nn.Module, Any], Output]
+    """gets the model and a batch; draws random numbers from torch alone, which is seeded"""
+    config: TrainerConfig
+    _: KW_ONLY
+    units: Callable[[Any], int] | None = None
+    """how many units (tokens, pixels) the loss of a batch counts: the loss is then the mean over
+    units; without it, it is the mean over samples"""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """by name, objects with `update`, `compute` and `reset`, such as those of torchmetrics;
+    `update` gets (preds, target), or what its parameters named `output` and `batch` ask for"""
+    scheduler: LRScheduler | None = None
+    """steps after each step of the optimizer; ReduceLROnPlateau after each evaluation"""
+    log: Callable[[dict[str, Any]], object] = _ignore
+    """gets each line of the log, a dict of numbers"""
+    track: Callable[[Iterable[Step], int, int, int], Iterable[Step]] = _untracked
+    """gets the steps of an epoch, its number, the first step and the number of steps, and returns
+    the steps; for a progress bar"""
+    save: Callable[[str], object] = _ignore
+    """gets "last" when a checkpoint is due, and "best" when the model is the best so far"""
+    stop: Callable[[], bool] = _never
+    """is called after each step, and says whether training is to stop"""
+    seed: int = 0
+    """decides, with the number of the step, the random numbers of training"""
+
+    def __post_init__(self) -> None:
+        self.mode = monitor_mode(self.config.monitor, self.metrics)
+        self.device = next(self.model.parameters()).device
+        for metric in self.metrics.values():
+            if hasattr(metric, "to"):
+                metric.to(self.device)
+        is_distributed = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if is_distributed else 0
+        self.world_size = dist.get_world_size() if is_distributed else 1
+        self.shards = self.config.accumulate * self.world_size
+        self.my_shards = list(range(self.rank, self.shards, self.world_size))
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        # fp16 cannot hold small gradients: the loss is scaled up, and the gradients back down.
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.config.precision == "fp16"
+        )
+        self.epoch = 0  # finished epochs
+        self.step = 0  # finished steps
+        self.logged_step = 0  # the step of the last line of the training log
+        self.samples = 0  # samples seen in the current epoch, by all processes
+        self.units_seen = 0  # units seen in the current epoch; samples if there are no units
+        self.sums: dict[str, float] = {}  # sums of the loss and the values over the current epoch
+        self.pending: list[dict[str, Tensor]] = []  # what is to be added to them, on the device
+        self.lr = 0.0  # learning rate of the last step
+        self.best: dict[str, Any] = {}  # the best evaluation
+        self.evaluations_without_improvement = 0
+        self.is_resumed = False
+
+    def fit(self, train: Any, val: Any) -> None:
+        """Train to the end: epoch by epoch, with an evaluation and a checkpoint after each."""
+        try:
+            while self.is_epoch_under_way or not self.is_finished:
+                self.train_epoch(train)
+                self.finish_epoch(self.evaluate(val))
+                self.checkpoint("last")
+        except Stopped:
+            # This is after a whole step. An evaluation that was interrupted is repeated on resume.
+            self.checkpoint("last")
+            raise
+
+    @property
+    def is_epoch_under_way(self) -> bool:
+        """Whether steps have been made since the last evaluation."""
+        return self.samples > 0
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether early stopping ends the training."""
+        return 0 < self.config.patience <= self.evaluations_without_improvement
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        has_all_epochs = self.epoch >= self.config.epochs
+        has_all_steps = 0 < self.config.max_steps <= self.step
+        return has_all_epochs or has_all_steps or self.is_out_of_patience
+
+    def train_epoch(self, train: Any) -> None:
+        """Make the steps of an epoch that are still to be made."""
+        self.model.train()
+        self.started = time.perf_counter()
+        self.samples_at_start = self.samples
+        start = self.step - self.epoch * len(train)  # more than 0 if a run continues here
+        steps = self.steps_of(train, self.epoch, start, self.shards, self.my_shards)
+        if self.config.max_steps:
+            steps = islice(steps, self.config.max_steps - self.step)
+        for step in self.track(steps, self.epoch + 1, start, len(train)):
+            self.train_step(step)
+            if self.step % self.config.log_every == 0:
+                self.log_train()
+            if self.config.save_every and self.step % self.config.save_every == 0:
+                self.checkpoint("last")
+            if self.stop():
+                raise Stopped
+        if self.logged_step < self.step:
+            self.log_train()
+
+    def train_step(self, step: Step) -> None:
+        """Update the weights once, then the learning rate and the counters."""
+        total = self.count_units(step)
+        scale = self.scaler.get_scale()
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        self.update(step.micro_batches, total)
+        is_skipped = self.scaler.get_scale() < scale  # by the scaler: a gradient was not finite
+        is_per_step = not isinstance(self.scheduler, ReduceLROnPlateau)
+        if self.scheduler and is_per_step and not is_skipped:
+            self.scheduler.step()
+        self.step += 1
+        self.samples += step.size
+        self.units_seen += total
+
+    def update(self, micro_batches: Sequence[MicroBatch], total: int) -> None:
+        """Make one optimizer step on the mean loss over `total` units.
+
+        Override this method for any other kind of step, such as one with two optimizers.
+        """
+        self.optimizer.zero_grad()
+        for shard, micro_batch in zip(self.my_shards, micro_batches, strict=True):
+            # Dropout is a function of seed, step and shard: no random state to save or disturb.
+            self.manual_seed(self.seed, self.step, shard)
+            # Processes exchange gradients once a step: in the last backward.
+            self.sync_gradients(micro_batch is micro_batches[-1])
+            output = self.forward_batch(micro_batch)
+            # Each unit weighs 1 / total. The processes then take the mean of their gradients,
+            # which is the sum over processes if each gradient is multiplied by their number.
+            loss = output.losses[: micro_batch.size].sum() * (self.world_size / max(1, total))
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self.pending.append(_sums(output, micro_batch.size))
+        if self.config.max_grad_norm:
+            self.scaler.unscale_(self.optimizer)  # first, so that the norm is the true one
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.scaler.step(self.optimizer)  # skips the step if a gradient is not finite
+        self.scaler.update()
+
+    def forward_batch(self, micro_batch: MicroBatch) -> Output:
+        """Run `forward` on the device and in the precision of the run, and check what it returns.
+
+        Raises SetupError if the losses do not have one entry for each sample.
+        """
+        batch = self.to_device(micro_batch.batch)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            output = self.forward(self.model, batch)
+        shape = tuple(output.losses.shape)
+        has_samples = len(shape) > 0 and shape[0] == max(1, micro_batch.size)
+        if not has_samples or (len(shape) > 1 and self.units is None):
+            raise SetupError(
+                f"forward: expected losses of shape ({max(1, micro_batch.size)},), one for each "
+                f"sample and unreduced, found {shape}; a loss for each token or pixel needs `units`"
+            )
+        return output
+
+    @torch.no_grad()
+    def evaluate(self, loader: Any) -> dict[str, Any]:
+        """The mean loss, the values and the metrics over all samples and processes."""
+        self.model.eval()
+        self.reset_metrics()
+        sums: list[dict[str, Tensor]] = []
+        samples = 0
+        total = 0
+        # Each batch is cut into one micro-batch for each process.
+        for step in self.steps_of(loader, 0, 0, self.world_size, [self.rank]):
+            if self.stop():
+                raise Stopped
+            micro_batch = step.micro_batches[0]
+            output = self.forward_batch(micro_batch)
+            sums.append(_sums(output, micro_batch.size))
+            if micro_batch.size:
+                self.update_metrics(output, micro_batch.batch)
+            samples += step.size
+            total += self.count_units(step)
+        metrics = self.compute_metrics()
+        mine = [math.fsum(_column(sums, name)) for name in sums[0]]
+        all_sums = dict(zip(sums[0], self.all_reduce_sum(mine), strict=True))
+        return {**self.means(all_sums, total, samples), **metrics}
+
+    @torch.no_grad()
+    def check(self, split: str, micro_batch: MicroBatch) -> None:
+        """Try a micro-batch, so that what does not fit shows before the first step.
+
+        It goes through forward, loss and metrics in evaluation mode, and changes nothing. Raises
+        SetupError if the monitor is not a number, and the errors of what is tried, with the shapes.
+        """
+        self.model.eval()
+        self.reset_metrics()
+        try:
+            output = self.forward_batch(micro_batch)
+            self.update_metrics(output, micro_batch.batch)
+            values = {"loss": 0.0, **self.compute_metrics()}
+        except Exception as error:
+            shapes = [(tuple(t.shape), t.dtype) for t in tensors_of(micro_batch.batch)]
+            error.add_note(f"This was the first try of a batch of {split}: {shapes}")
+            raise
+        self.reset_metrics()
+        if not _is_number(values.get(self.config.monitor)):
+            names = ", ".join(name for name, value in values.items() if _is_number(value))
+            raise SetupError(
+                f"trainer.monitor: {self.config.monitor!r} is not a single number; "
+                f"there are: {names}"
+            )
+
+    def finish_epoch(self, values: dict[str, Any]) -> None:
+        """Log the values of an evaluation, and decide with them what is best and the plateau."""
+        self.epoch += 1
+        self.samples = 0
+        self.units_seen = 0
+        self.sums = {}
+        self.write("val", values, self.step, self.epoch, self.lr)
+        value = values[self.config.monitor]
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(value)
+        self.evaluations_without_improvement += 1
+        if self.is_better(value):
+            self.evaluations_without_improvement = 0
+            self.best = {
+                "metric": self.config.monitor,
+                "value": value,
+                "step": self.step,
+                "epoch": self.epoch,
+                "lr": self.lr,
+            }
+            self.checkpoint("best")
+
+    def is_better(self, value: float) -> bool:
+        """Whether a value of the monitor is finite and better than the best one so far."""
+        if not math.isfinite(value):
+            return False
+        if not self.best:
+            return True
+        best: float = self.best["value"]
+        return value > best if self.mode == "max" else value < best
+
+    def log_train(self) -> None:
+        """Log the means over the epoch so far, and the samples per second."""
+        self.add_pending()
+        self.logged_step = self.step
+        seconds = time.perf_counter() - self.started
+        rate = round((self.samples - self.samples_at_start) / seconds, 1)
+        means = self.means(self.sums, self.units_seen, self.samples)
+        self.write("train", {**means, "rate": rate}, self.step, self.epoch + 1, self.lr)
+
+    def write(self, split: str, values: dict[str, Any], step: int, epoch: int, lr: float) -> None:
+        """Log the numbers among the values; vectors and matrices are left out."""
+        numbers = {name: value for name, value in values.items() if _is_number(value)}
+        self.log({"step": step, "epoch": epoch, "split": split, "lr": lr, **numbers})
+
+    def checkpoint(self, name: str) -> None:
+        """Save a checkpoint, unless a weight is not finite."""
+        self.add_pending()  # here, where all processes are
+        if not _all_finite(self.model):
+            raise TrainingError(f"a weight is not finite after step {self.step}: nothing is saved")
+        self.save(name)
+
+    def add_pending(self) -> None:
+        """Add the losses of the last steps to the sums: here training waits for the device."""
+        for name in self.pending[0] if self.pending else ():
+            for value in self.all_reduce_sum(_column(self.pending, name)):
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        self.pending.clear()
+        loss = self.sums.get("loss", 0.0)
+        if not math.isfinite(loss):
+            steps = f"steps {self.logged_step + 1} to {self.step}"
+            raise TrainingError(f"the loss became {loss} in {steps}: try a lower optim.lr")
+
+    def means(self, sums: dict[str, float], units: int, samples: int) -> dict[str, float]:
+        """The loss as the mean over units, the other values as means over samples."""
+        counts = dict.fromkeys(sums, samples) | {"loss": units}
+        return {name: value / max(1, counts[name]) for name, value in sums.items()}
+
+    def reset_metrics(self) -> None:
+        """Let each metric start anew."""
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def update_metrics(self, output: Output, batch: Any) -> None:
+        """Give a batch to each metric, in the way that the parameters of its `update` ask for."""
+        for metric in self.metrics.values():
+            wanted = inspect.signature(metric.update).parameters
+            if "batch" in wanted:
+                metric.update(output=output, batch=self.to_device(batch))
+            elif "output" in wanted:
+                metric.update(output=output)
+            else:
+                metric.update(output.preds, output.target)
+
+    def compute_metrics(self) -> dict[str, Any]:
+        """The metrics as numbers or nested lists; those that give a dict have a name an entry."""
+        values: dict[str, Any] = {}
+        for name, metric in self.metrics.items():
+            result = metric.compute()
+            entries = {name: result}
+            if isinstance(result, Mapping):
+                entries = {f"{name}_{key}": value for key, value in result.items()}
+            for key, value in entries.items():
+                values[key] = value.tolist() if hasattr(value, "tolist") else value
+        return values
+
+    def count_units(self, step: Step) -> int:
+        """The number of units in a step, over all micro-batches and processes."""
+        if self.units is None:
+            return step.size
+        mine = [float(self.units(part.batch)) for part in step.micro_batches if part.size]
+        return int(self.all_reduce_sum([sum(mine)])[0])
+
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
+        """The sums of these numbers over all processes."""
+        if self.world_size == 1:
+            return values
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums)
+        return list(sums.tolist())
+
+    def to_device(self, batch: Any) -> Any:
+        """The batch with its tensors on the device of the model."""
+        return map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+
+    def manual_seed(self, *numbers: int) -> None:
+        """Seed the random numbers of the model's device by a function of some numbers."""
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed_of(*numbers))
+        else:
+            torch.get_device_module(self.device.type).manual_seed(seed_of(*numbers))
+
+    def sync_gradients(self, is_last: bool) -> None:
+        """Let DistributedDataParallel exchange gradients in the last backward of a step only."""
+        if isinstance(self.model, DistributedDataParallel):
+            # What its no_sync() does, without a second copy of the loop's body.
+            self.model.require_backward_grad_sync = is_last
+
+    def steps_of(
+        self, loader: Any, epoch: int, start: int, shards: int, mine: Sequence[int]
+    ) -> Iterable[Step]:
+        """The steps of an epoch from step `start` on, made by the loader or of its batches."""
+        if hasattr(loader, "steps_of_epoch"):
+            steps: Iterable[Step] = loader.steps_of_epoch(epoch, start, shards, mine)
+            return steps
+        sampler = getattr(loader, "sampler", None)
+        has_own_order = getattr(sampler, "generator", None) is not None
+        if self.is_resumed and has_own_order:
+            raise SetupError(
+                "a DataLoader with a generator of its own cannot be resumed exactly: "
+                "create it without generator=, the trainer seeds its order in each epoch"
+            )
+        return islice(self.plain_steps(loader, epoch, shards, mine), start, None)
+
+    def plain_steps(
+        self, batches: Any, epoch: int, shards: int, mine: Sequence[int]
+    ) -> Iterator[Step]:
+        """Steps made of the batches of any DataLoader or list, whose tensors are cut into shards.
+
+        torch is seeded before the epoch and before each batch. So the order of
+        `DataLoader(shuffle=True)`, and what its transforms draw from torch, depend only on the
+        seed, the epoch and the number of the batch, and are the same in all processes.
+        """
+        torch.default_generator.manual_seed(seed_of(self.seed, epoch))
+        iterator = iter(batches)
+        for number in range(len(batches)):
+            torch.default_generator.manual_seed(seed_of(self.seed, epoch, number))
+            batch = next(iterator)
+            size = len(tensors_of(batch)[0])
+            parts = []
+            for shard in mine:
+                first = size * shard // shards
+                end = size * (shard + 1) // shards
+                # An empty shard gets the first sample, which does not count.
+                rows = slice(first, end) if first < end else slice(1)
+                parts.append(MicroBatch(map_tensors(itemgetter(rows), batch), end - first))
+            yield Step(parts, size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the loop must remember to continue: plain numbers."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "logged_step": self.logged_step,
+            "samples": self.samples,
+            "units_seen": self.units_seen,
+            "sums": dict(self.sums),
+            "lr": self.lr,
+            "best": dict(self.best),
+            "evaluations_without_improvement": self.evaluations_without_improvement,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        for name in self.state_dict():
+            setattr(self, name, state[name])
+        self.is_resumed = True
+
+
+def monitor_mode(monitor: str, metrics: Mapping[str, Any]) -> Literal["min", "max"]:
+    """Whether the monitor is to become small or large.
+
+    Raises SetupError for a metric that does not say it by `higher_is_better`.
+    """
+    if monitor == "loss":
+        return "min"
+    found = metrics.get(monitor)
+    if found is None:
+        names = ", ".join(["loss", *metrics])
+        raise SetupError(f"trainer.monitor: unknown metric {monitor!r}; there are: {names}")
+    higher_is_better = getattr(found, "higher_is_better", None)
+    if higher_is_better is None:
+        raise SetupError(
+            f"trainer.monitor: the metric {monitor!r} does not say which values are better; add "
+            f"`higher_is_better = True` or `= False` to the class {type(found).__name__}"
+        )
+    return "max" if higher_is_better else "min"
+
+
+def map_tensors(function: Callable[[Tensor], Any], batch: Any) -> Any:
+    """A nest of tuples, lists, dicts and dataclasses, with `function` applied to its tensors."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if isinstance(batch, Mapping):
+        return {key: map_tensors(function, value) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        values = [map_tensors(function, value) for value in batch]
+        is_named = hasattr(batch, "_fields")
+        return type(batch)(*values) if is_named else type(batch)(values)
+    if is_dataclass(batch):
+        return replace(batch, **map_tensors(function, vars(batch)))  # type: ignore[type-var]
+    return batch
+
+
+def tensors_of(batch: Any) -> list[Tensor]:
+    """The tensors in a nest of tuples, lists, dicts and dataclasses."""
+    tensors: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_tensors(collect, batch)
+    return tensors
+
+
+def _sums(output: Output, size: int) -> dict[str, Tensor]:
+    """The sums of the loss and of the values; detached, or each graph would stay alive."""
+    sums = {"loss": output.losses[:size].detach().sum()}
+    for name, values in output.values.items():
+        sums[name] = values[:size].detach().sum()
+    return sums
+
+
+def _column(rows: list[dict[str, Tensor]], name: str) -> list[float]:
+    """One of the sums of several micro-batches, as numbers."""
+    return list(torch.stack([row[name] for row in rows]).tolist())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _all_finite(model: nn.Module) -> bool:
+    """Whether all weights are finite. A sum is quick, but that of large weights may overflow."""
+    for parameter in model.parameters():
+        if not parameter.sum().isfinite() and not parameter.isfinite().all():
+            return False
+    return True

@@ -1,0 +1,103 @@
+"""Continue a run in place, exactly where its last checkpoint stands."""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .engine import checkpoint, config, record
+from .train import Config, Parent, Run, load_config
+
+CHANGEABLE = ("device", "loader.num_workers", "trainer.epochs")
+"""options that may be another when a run continues"""
+
+
+class Loaded(NamedTuple):
+    """What a run continues with, beside the state that was loaded into its parts."""
+
+    facts: dict[str, Any]
+    """what runs here and now"""
+    logger_state: dict[str, Any]
+    """how much of the log the checkpoint stands for"""
+
+
+def resume(folder: Path, overrides: list[str], root: Path) -> Path:
+    """Continue the run in `folder`; a finished run only with more epochs."""
+    old = load_config(folder / "config.yaml")
+    settings = load_config(folder / "config.yaml", overrides)
+    check_overrides(old, settings, overrides)
+    has_more_epochs = settings.trainer.epochs > old.trainer.epochs
+    is_finished = record.read(folder / "result.json").get("status") == "finished"
+    if is_finished and not has_more_epochs:
+        print(f"{folder}: this run is finished", file=sys.stderr)
+        return folder
+    run = Run(settings, root)
+    loaded = load_for_resume(run, folder)
+    run.check()
+    entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}
+    if run.is_main:
+        reopen(run, folder, {**entry, **loaded.facts}, loaded.logger_state)
+    return run.execute()
+
+
+def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None:
+    """Refuse to change what a run that continues cannot change.
+
+    More epochs are possible if the learning rate does not depend on the total number of steps.
+    """
+    depends_on_total = settings.optim.scheduler not in ("constant", "plateau")
+    fewer = settings.trainer.epochs < old.trainer.epochs
+    more = settings.trainer.epochs > old.trainer.epochs
+    for override in overrides:
+        key = override.partition("=")[0]
+        is_refused = key not in CHANGEABLE
+        if key == "trainer.epochs":
+            is_refused = fewer or (more and depends_on_total)
+        if is_refused:
+            raise record.RunError(
+                f"{key}: cannot be changed on --resume (only device, loader.num_workers and, with "
+                "a constant or plateau schedule, a larger trainer.epochs can); "
+                "use --init-from to start a new run"
+            )
+
+
+def load_for_resume(run: Run, folder: Path) -> Loaded:
+    """Load the last checkpoint into the parts of the run.
+
+    The order matters: the number of threads before anything is computed, the lock before anything
+    is read, and the data before the state that was made of it.
+    """
+    parents = [field.name for field in fields(Parent)]
+    keys = ("threads", "processes", "data", *parents)
+    manifest = record.read(folder / "manifest.json", *keys)
+    if run.trainer.world_size == manifest["processes"]:
+        torch.set_num_threads(manifest["threads"])
+    run.open_folder(folder)  # refuses if another process is writing to this run
+    run.parent = Parent(**{name: manifest[name] for name in parents})
+    facts = run.manifest()
+    if facts["data"] != manifest["data"]:
+        files = ", ".join(str(path) for path in run.task.data_files())
+        raise record.RunError(
+            f"{files}: the data has changed since the run began; "
+            "use --init-from to start a new run from its weights"
+        )
+    state = checkpoint.load_latest(folder / "checkpoints")
+    if state is not None:
+        checkpoint.restore(state, run.parts)
+        return Loaded(facts, state["logger"])
+    if run.parent.parent:
+        run.init_from(run.root / run.parent.parent)
+    return Loaded(facts, {"bytes": 0, "seconds": 0})
+
+
+def reopen(run: Run, folder: Path, entry: dict[str, Any], logger_state: dict[str, Any]) -> None:
+    """Cut the log back to the checkpoint, and record that the run continues."""
+    # The result goes first: the log that it stands for is cut next.
+    (folder / "result.json").unlink(missing_ok=True)
+    run.logger.load_state_dict(logger_state)
+    manifest = record.read(folder / "manifest.json")
+    manifest["resumes"] = [*manifest.get("resumes", []), entry]
+    record.write(folder / "manifest.json", manifest)
+    record.write(folder / "config.yaml", config.dump(run.settings))

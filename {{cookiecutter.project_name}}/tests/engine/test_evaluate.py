@@ -1,0 +1,284 @@
+"""Evaluation and prediction use the run's own weights, and what its task has learnt."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from conftest import Command, read_log
+from tiny import FEATURES, TinyTask
+from torch import nn
+
+from {{ cookiecutter.__package_name }}.engine import checkpoint, record
+from {{ cookiecutter.__package_name }}.evaluate import load
+
+Train = Callable[..., Path]
+INPUTS = [json.dumps([number / 10 - 2] * FEATURES) for number in range(40)]
+
+
+class Stdin:
+    """Puts these bytes on stdin."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+        stdin = io.TextIOWrapper(io.BytesIO(content), encoding="ascii")
+        monkeypatch.setattr("sys.stdin", stdin)
+
+
+def answers(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_evaluate_repeats_what_the_run_logged(train: Train, command: Command) -> None:
+    run = train("trainer.epochs=4")
+    best = checkpoint.load(run / "checkpoints" / "best.pt")["trainer"]["step"]
+    (best_line,) = (line for line in read_log(run, "val") if line["step"] == best)
+    expected = {
+        ("test", "best"): read_log(run, "test")[0],
+        ("val", "best"): best_line,
+        ("val", "last"): read_log(run, "val")[-1],
+    }
+    for (split, name), line in expected.items():
+        code, out, err = command("evaluate", str(run), "--split", split, "--checkpoint", name)
+        assert (code, err) == (0, "")
+        found = json.loads(out)
+        assert (found["split"], found["checkpoint"], found["samples"]) == (split, name, 60)
+        for key in ("step", "loss", "right"):
+            assert found[key] == line[key]
+
+
+def test_evaluate_takes_the_best_weights_and_the_test_split_by_itself(
+    train: Train, command: Command
+) -> None:
+    found = json.loads(command("evaluate", str(train()))[1])
+    assert (found["split"], found["checkpoint"]) == ("test", "best")
+
+
+def test_evaluate_prints_what_the_task_reports_and_metrics_of_any_shape(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Table:
+        """A metric that counts, in a matrix, and has a number that is not finite."""
+
+        def reset(self) -> None:
+            self.counts = torch.zeros(2, 2, dtype=torch.int64)
+
+        def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+            for found, expected in zip(preds.argmax(1), target, strict=True):
+                self.counts[expected, found] += 1
+
+        def compute(self) -> dict[str, torch.Tensor]:
+            return {"counts": self.counts, "nothing": torch.tensor(torch.nan)}
+
+    ones = TinyTask.metrics
+    monkeypatch.setattr(TinyTask, "metrics", lambda task: {**ones(task), "table": Table()})
+    run = train()
+    found = json.loads(command("evaluate", str(run))[1])
+    assert found["features"] == FEATURES
+    counts = found["table_counts"]
+    assert sum(map(sum, counts)) == 60
+    assert (counts[0][0] + counts[1][1]) / 60 == found["right"]
+    assert found["table_nothing"] is None
+    (line,) = read_log(run, "test")
+    assert "table_counts" not in line
+    assert line["table_nothing"] is None
+
+
+def test_evaluate_uses_what_the_run_has_learnt_and_warns_that_the_data_has_changed(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "points.txt"
+    file.write_text("as they were", encoding="utf-8")
+    monkeypatch.setattr(TinyTask, "file", file)
+    run = train()
+    line = read_log(run, "test")[0]
+    assert command("evaluate", str(run))[2] == ""
+    # Today's training split is another one, from which another mean would be learnt.
+    file.write_text("as they are", encoding="utf-8")
+    monkeypatch.setattr(TinyTask, "sizes", {"train": 20, "val": 60, "test": 60})
+    code, out, err = command("evaluate", str(run))
+    assert code == 0, err
+    assert err == f"warning: {file}: the data has changed since the run began\n"
+    assert json.loads(out)["loss"] == line["loss"]
+
+
+def test_evaluate_says_which_splits_there_are(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyTask, "sizes", {"train": 60, "val": 60})
+    run = train()
+    code, out, err = command("evaluate", str(run))
+    assert (code, out) == (2, "")
+    assert err == "error: the data has no test split; there are: train, val\n"
+    assert command("evaluate", str(run), "--split", "val")[0] == 0
+
+
+def test_predict_answers_in_order_and_in_batches(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train()
+    model, task = load(run)
+    one_by_one: list[dict[str, Any]] = []
+    for text in INPUTS:
+        one_by_one += task.predict(model, [task.parse(text)])
+    sizes: list[int] = []
+    predict = TinyTask.predict
+
+    def watched(task: TinyTask, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        sizes.append(len(samples))
+        return predict(task, model, samples)
+
+    monkeypatch.setattr(TinyTask, "predict", watched)
+    code, out, err = command("predict", str(run), *INPUTS)
+    assert (code, err) == (0, "")
+    assert sizes == [16, 16, 8]
+    found = answers(out)
+    assert [answer["positive"] for answer in found] == [a["positive"] for a in one_by_one]
+    for answer, expected in zip(found, one_by_one, strict=True):
+        assert answer["score"] == pytest.approx(expected["score"], abs=2e-4)
+    assert len({answer["positive"] for answer in found}) == 2  # so that an order can be seen
+
+
+def test_an_input_that_cannot_be_taken_is_an_error_and_all_others_are_answered(
+    train: Train, command: Command
+) -> None:
+    run = str(train())
+    expected = command("predict", run, *INPUTS)[1]
+    bad = ("[1, 2]", "no JSON")
+    code, out, err = command("predict", run, *INPUTS[:3], bad[0], *INPUTS[3:], bad[1])
+    assert code == 2
+    assert out == expected
+    first, second = err.splitlines()
+    assert first == "error: input 4: expected 16 numbers, found 2"
+    assert second.startswith("error: input 42: ")
+
+
+def test_predict_needs_no_data(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(train())
+
+    def gone(*_: Any) -> None:
+        raise AssertionError("there is no data any more")
+
+    monkeypatch.setattr(TinyTask, "points", gone)
+    monkeypatch.setattr(TinyTask, "learn", gone)
+    monkeypatch.setattr(TinyTask, "datasets", gone)
+    code, out, _ = command("predict", run, INPUTS[0])
+    assert (code, len(answers(out))) == (0, 1)
+
+
+def test_predict_reads_lines_from_stdin(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(train())
+    expected = command("predict", run, *INPUTS[:3])[1]
+    for end in ("\n", "\r\n"):
+        for mark in ("", "\ufeff"):  # an editor's byte order mark
+            Stdin(monkeypatch, (mark + end.join(INPUTS[:3])).encode())
+            assert command("predict", run, "-") == (0, expected, "")
+
+
+def test_a_line_on_stdin_is_one_input_in_utf8_whatever_is_in_it(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(train())
+    seen: list[str] = []
+
+    def note(_: TinyTask, text: str) -> torch.Tensor:
+        seen.append(text)
+        return torch.zeros(FEATURES)
+
+    monkeypatch.setattr(TinyTask, "parse", note)
+    content = "one\u2028two\x85three\x0cfour\n\n\uc2ac".encode() + b"\n\xff\n"
+    Stdin(monkeypatch, content)
+    code, out, _ = command("predict", run, "-")
+    assert code == 0
+    assert len(answers(out)) == 4
+    assert seen == ["one\u2028two\x85three\x0cfour", "", "\uc2ac", "\udcff"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGPIPE")
+def test_predict_ends_quietly_when_its_reader_has_had_enough(train: Train) -> None:
+    run = train()
+    source = Path(record.__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, tiny.__file__, "predict", str(run), "-"],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write("\n".join(INPUTS[:16]) + "\n")  # one batch
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())
+        process.stdout.close()  # as `head -1` does
+        process.stdin.write("\n".join(INPUTS) + "\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_a_notebook_gets_the_model_in_eval_mode_and_the_task_with_its_state(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train("trainer.epochs=3")
+    monkeypatch.chdir(tmp_path)
+    for name in ("best", "last"):
+        model, task = load(os.path.relpath(run), name)
+        state = checkpoint.load(run / "checkpoints" / f"{name}.pt")
+        assert not model.training
+        assert record.digest(model.state_dict()) == record.digest(state["model_state_dict"])
+        assert torch.equal(task.state_dict()["mean"], state["task"]["mean"])
+    (answer,) = task.predict(model, [task.parse(INPUTS[-1])])
+    assert answer["positive"] in (True, False)
+
+
+@pytest.mark.parametrize("words", [["evaluate", "{run}"], ["predict", "{run}", INPUTS[0]]])
+def test_a_run_without_its_checkpoint_is_an_error_in_one_line(
+    train: Train, command: Command, words: list[str]
+) -> None:
+    run = train()
+    words = [word.replace("{run}", str(run)) for word in words]
+    best = run / "checkpoints" / "best.pt"
+    best.unlink()
+    code, out, err = command(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "best.pt: damaged or missing: " in err
+    torch.save({"weights": torch.zeros(3)}, best)
+    code, out, err = command(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "not a checkpoint of this project: " in err
+
+
+def test_weights_that_do_not_fit_the_model_are_an_error_in_one_line(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(train())
+    monkeypatch.setattr(TinyTask, "hidden", 5)
+    for words in (["evaluate", run], ["predict", run, INPUTS[0]]):
+        code, out, err = command(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "the checkpoint does not fit this model: " in err
+
+
+def test_a_run_of_another_machine_is_evaluated_on_the_device_there_is(
+    train: Train, command: Command
+) -> None:
+    run = train("device=cpu")
+    config = run / "config.yaml"
+    text = config.read_text(encoding="utf-8").replace("device: cpu", "device: cuda:77")
+    config.write_text(text, encoding="utf-8")
+    for words in (["evaluate", str(run)], ["predict", str(run), INPUTS[0]]):
+        code, _, err = command(*words)
+        assert code == 0, err

@@ -1,0 +1,106 @@
+"""The command line answers quickly, and on the right stream."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import Command
+
+from {{ cookiecutter.__package_name }} import __main__ as command_line
+from {{ cookiecutter.__package_name }}.train import load_config
+
+SOURCE = Path(command_line.__file__).parents[1]
+PACKAGE = command_line.__package__ or ""
+
+
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "none"]])
+def test_help_and_missing_runs_answer_without_importing_torch(words: list[str]) -> None:
+    result = python("-X", "importtime", "-m", PACKAGE, *words)
+    assert result.returncode in (0, 2)
+    assert PACKAGE in result.stderr  # the times of imports are there to be searched
+    assert not re.search(r"\| +torch$", result.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["fly"], ["predict", "x"], ["evaluate", "x", "--split", "a"]]
+)
+def test_a_wrong_command_exits_with_2(command: Command, words: list[str]) -> None:
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert "usage:" in err
+
+
+def test_config_prints_yaml_that_gives_the_same_config_when_it_is_read(
+    command: Command, tmp_path: Path
+) -> None:
+    code, out, err = command("config")
+    assert (code, err) == (0, "")
+    path = tmp_path / "printed.yaml"
+    path.write_text(out, encoding="utf-8")
+    assert load_config(path) == load_config(None)
+    assert load_config(None).loader.batch_size == 16  # as the task has it
+    assert re.search(r"(?m)^  batch_size: 16 +# int.*: samples per step", out)
+
+
+def test_train_help_prints_the_options_in_the_default_config(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "default.yaml"
+    path.write_text("name: mine  # str: an option\n", encoding="utf-8")
+    monkeypatch.setattr(command_line, "DEFAULT", path)
+    assert "name: mine  # str: an option\n" in command("train", "--help")[1]
+    path.unlink()
+    assert command("train", "--help")[0] == 0
+
+
+def test_resume_takes_neither_a_config_nor_another_run(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
+    for words in (["mine.yaml"], ["--init-from", "{tmp}"]):
+        code, out, err = command("train", "--resume", "{tmp}", *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "error: --resume continues a run with its own config" in err
+
+
+def test_resume_changes_only_what_leaves_the_run_the_same(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
+    code, _, err = command("train", "--resume", "{tmp}", "seed=3")
+    assert code == 2
+    assert err.startswith("error: seed: cannot be changed on --resume")
+
+
+def test_a_run_survives_ascii_streams_and_names_the_encoding_of_each_file(tmp_path: Path) -> None:
+    warnings = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    config = tmp_path / "empty.yaml"
+    config.write_text("", encoding="utf-8")
+    folder = tmp_path / "\uc774"
+    words = ["train", str(config), f"output_dir={folder}", "trainer.max_steps=1"]
+    result = python(*warnings, tiny.__file__, *words, PYTHONIOENCODING="ascii:strict")
+    assert result.returncode == 0, result.stderr
+    assert "\r" not in result.stderr
+    assert result.stdout.isascii()
+
+
+def test_only_the_first_process_prints_results(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for rank, is_first in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setattr(sys, "stdout", sys.stdout)  # restored afterwards
+        code, out, _ = command("config")
+        assert code == 0
+        assert bool(out) is is_first

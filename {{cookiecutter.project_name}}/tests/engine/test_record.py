@@ -1,0 +1,464 @@
+"""The record holds what ran, and its hashes tell data and weights apart."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }}.engine import record
+
+Git = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what git sets for hooks, or these tests would write to the repository around them."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project with a data file and a Python file."""
+    root = tmp_path / "project"
+    (root / "pkg").mkdir(parents=True)
+    (root / ".gitignore").write_text("runs/\nd.csv\n", encoding="utf-8")
+    (root / "d.csv").write_text("data", encoding="utf-8")
+    (root / "pkg" / "code.py").write_text("a = 1\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def git(root: Path) -> Git:
+    """Call git in the project, which is a repository with one commit."""
+
+    def call(*words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
+        return subprocess.run(
+            command, cwd=root, check=True, capture_output=True, encoding="utf-8"
+        ).stdout
+
+    call("init", "-q")
+    call("add", ".")
+    call("commit", "-qm", "first")
+    return call
+
+
+def start(root: Path) -> dict[str, object]:
+    """Start a run in runs/x, and return its manifest."""
+    folder = root / "runs" / "x"
+    folder.mkdir(parents=True)
+    cpu = torch.device("cpu")
+    facts = record.collect_environment(root, root / "pkg", [root / "d.csv"], cpu)
+    record.start(folder, "seed: 1\n", facts, root)
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == "seed: 1\n"
+    manifest: dict[str, object] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return manifest
+
+
+def patch(root: Path) -> bytes:
+    """Start a run, and return its source.patch."""
+    start(root)
+    return (root / "runs" / "x" / "source.patch").read_bytes()
+
+
+def test_two_runs_that_start_at_once_get_a_folder_each(tmp_path: Path) -> None:
+    create = partial(record.create_run, tmp_path / "runs")
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(create, ["a b/\uc774"] * 8))
+    assert len(set(folders)) == 8
+    assert all(folder.parent == tmp_path / "runs" for folder in folders)
+    assert all(folder.name.startswith("a_b__-2") for folder in folders)
+
+
+@pytest.mark.parametrize("obstacle", ["file", "file/below", "link"])
+def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(
+    tmp_path: Path, obstacle: str
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "a disk that is not mounted")
+    expected = r"output_dir: cannot make .*: (Not a directory|a file, or a link to a folder that)"
+    with pytest.raises(record.RunError, match=expected):
+        record.create_run(tmp_path / obstacle, "x")
+
+
+def test_a_digest_depends_on_name_dtype_shape_and_every_bit_but_not_on_order() -> None:
+    base = {"a": torch.arange(4.0), "b": torch.zeros(())}
+    same = {"b": torch.zeros(()), "a": torch.arange(8.0)[:4].clone()}
+    nudged = torch.arange(4.0)
+    nudged[3] = nudged[3].nextafter(torch.tensor(9.0))
+    others: list[dict[str, torch.Tensor]] = [
+        {"c": base["a"], "b": base["b"]},
+        {**base, "a": base["a"].view(2, 2)},
+        {**base, "a": base["a"].view(torch.int32)},
+        {**base, "a": nudged},
+        {**base, "b": -torch.zeros(())},
+        {"a": base["a"]},
+    ]
+    assert record.digest(base) == record.digest(same)
+    assert len({record.digest(state) for state in [base, *others]}) == 1 + len(others)
+    record.digest({"bf16": torch.zeros(2, dtype=torch.bfloat16), "empty": torch.zeros(0)})
+
+
+def test_a_digest_depends_on_the_names_themselves() -> None:
+    weights = torch.ones(2)
+    assert record.digest({"a": weights}) != record.digest({"b": weights})
+
+
+def test_a_digest_is_the_sha256_of_head_and_bytes_by_hand() -> None:
+    content = b"a torch.uint8 (2, 2)\n\x01\x02\x03\x04" + b"b torch.int16 ()\n\x05\x00"
+    state = {
+        "b": torch.tensor(5, dtype=torch.int16),
+        "a": torch.tensor([[1, 3], [2, 4]], dtype=torch.uint8).t(),  # not contiguous
+    }
+    assert record.digest(state) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_fingerprint_depends_on_names_and_contents(tmp_path: Path) -> None:
+    a = tmp_path / "data" / "a"
+    b = tmp_path / "data" / "b"
+    a.parent.mkdir()
+    found = {record.fingerprint(tmp_path / "none")}
+    for path, text in ((a, "1"), (b, "1"), (a, "3")):
+        path.write_text(text, encoding="utf-8")
+        found |= {record.fingerprint(path), record.fingerprint(path.parent)}
+    assert len(found) == 7
+    assert record.fingerprint(a.parent) in found
+
+
+def test_a_fingerprint_covers_each_of_its_paths_and_files_at_any_depth(tmp_path: Path) -> None:
+    deep = tmp_path / "data" / "a" / "b" / "c.txt"
+    other = tmp_path / "labels.csv"
+    deep.parent.mkdir(parents=True)
+    found = {record.fingerprint(tmp_path / "data", other)}
+    for path, text in ((deep, "1"), (deep, "2"), (other, "1"), (other, "2")):
+        path.write_text(text, encoding="utf-8")
+        found.add(record.fingerprint(tmp_path / "data", other))
+    assert len(found) == 5
+
+
+def test_a_fingerprint_with_a_pattern_covers_files_of_that_kind_only(tmp_path: Path) -> None:
+    before = record.fingerprint(tmp_path, pattern="*.py")
+    (tmp_path / "a.txt").write_text("1", encoding="utf-8")
+    assert record.fingerprint(tmp_path, pattern="*.py") == before
+    (tmp_path / "a.py").write_text("1", encoding="utf-8")
+    assert record.fingerprint(tmp_path, pattern="*.py") != before
+
+
+LITTER = (".DS_Store", "Thumbs.db", ".ipynb_checkpoints/a.csv", "sub/.DS_Store", "sub/._a.csv")
+
+
+@pytest.mark.parametrize("name", LITTER)
+def test_litter_is_no_change_of_the_data(tmp_path: Path, name: str) -> None:
+    data = tmp_path / ".hidden" / "data"  # what is above the data does not matter
+    (data / "sub").mkdir(parents=True)
+    (data / "sub" / "a.csv").write_text("1", encoding="utf-8")
+    before = record.fingerprint(data)
+    assert before != record.fingerprint(tmp_path / "none")
+    (data / name).parent.mkdir(exist_ok=True)
+    (data / name).write_text("litter", encoding="utf-8")
+    assert record.fingerprint(data) == before
+
+
+def test_a_large_file_is_hashed_in_little_memory(tmp_path: Path) -> None:
+    with (tmp_path / "large.bin").open("wb") as file:
+        file.truncate(100_000_000)
+    tracemalloc.start()
+    record.fingerprint(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_the_manifest_tells_what_ran_and_not_who_ran_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = f"{root}-2/z.yaml"
+    words = [str(root / "configs" / "c.yaml"), "/home/somebody/y.yaml", "/home/somebody", near]
+    words += ["output_dir=/home/somebody/runs", "/home/somebody-else", str(root)]
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setattr(sys, "argv", ["x", "train", *words])
+    monkeypatch.chdir(root)
+    manifest = start(root)
+    expected = ["pkg", "train", "./configs/c.yaml", "~/y.yaml", "~", near]
+    expected += ["output_dir=~/runs", "/home/somebody-else", "."]
+    assert manifest["command"] == expected
+    assert manifest["folder"] == "."
+    assert set(manifest) == {
+        "command", "folder", "python", "packages", "platform", "cpu", "device", "gpu",
+        "threads", "processes", "deterministic_algorithms", "variables",
+        "git_commit", "git_dirty", "data", "source",
+    }  # fmt: skip
+    assert "somebody/" not in json.dumps(manifest)
+
+
+def test_the_manifest_has_all_installed_distributions_and_their_versions(root: Path) -> None:
+    packages = start(root)["packages"]
+    assert isinstance(packages, dict)
+    assert packages["torch"] == metadata.version("torch")
+    assert packages["pyyaml"] == metadata.version("PyYAML")
+    assert packages["pytest"] == pytest.__version__
+    assert list(packages) == sorted(packages)
+
+
+def test_the_manifest_has_the_variables_that_change_arithmetic(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in record.ARITHMETIC_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    assert start(root)["variables"] == {"MKL_CBWR": "COMPATIBLE"}
+
+
+def test_the_manifest_has_fingerprints_of_the_data_and_of_the_package_alone(root: Path) -> None:
+    before = start(root)
+    assert before["data"] == record.fingerprint(root / "d.csv")
+    (root / "runs" / "x").rename(root / "runs" / "first")
+    (root / "pkg" / "engine").mkdir()
+    (root / "pkg" / "engine" / "more.py").write_text("", encoding="utf-8")
+    (root / "other.py").write_text("", encoding="utf-8")
+    after = start(root)
+    assert after["data"] == before["data"]
+    assert after["source"] == record.fingerprint(root / "pkg", pattern="*.py") != before["source"]
+
+
+def test_outside_a_repository_and_without_git_the_record_is_made_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start(root)["git_commit"] is None
+    assert not (root / "runs" / "x" / "source.patch").exists()
+    (root / "runs" / "x").rename(root / "runs" / "first")
+    monkeypatch.setenv("PATH", "")
+    assert start(root)["git_commit"] is None
+
+
+def test_uncommitted_changes_are_kept_as_a_patch(root: Path, git: Git) -> None:
+    clean = start(root)
+    assert (clean["git_commit"], clean["git_dirty"]) == (git("rev-parse", "HEAD").strip(), False)
+    assert not (root / "runs" / "x" / "source.patch").exists()
+    (root / "runs" / "x").rename(root / "runs" / "clean")
+
+    (root / "pkg" / "code.py").write_text("a = 2\n", encoding="utf-8")
+    new = {"new.py": b"b = 3\n", "configs/my.yaml": b"lr: 1\n", "\u00e9.bin": b"\0\xff" * 500}
+    if sys.platform != "win32":
+        new[":(odd) *.yaml"] = b"lr: 2\n"
+    for name, content in new.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(content)
+    assert start(root)["git_dirty"] is True
+    git("stash", "-uq")
+    assert not (root / "new.py").exists()
+    git("apply", str(root / "runs" / "x" / "source.patch"))
+    assert (root / "pkg" / "code.py").read_text(encoding="utf-8") == "a = 2\n"
+    for name, content in new.items():
+        assert (root / name).read_bytes() == content
+
+
+def test_a_repository_without_a_commit_is_kept_whole(root: Path, tmp_path: Path) -> None:
+    for words in (["init", "-q"], ["add", "pkg"]):
+        subprocess.run(["git", *words], cwd=root, check=True)
+    (root / "new.py").write_text("b = 3\n", encoding="utf-8")
+    start(root)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    source = root / "runs" / "x" / "source.patch"
+    subprocess.run(["git", "init", "-q"], cwd=empty, check=True)
+    subprocess.run(["git", "apply", str(source)], cwd=empty, check=True)
+    assert (empty / "pkg" / "code.py").read_text(encoding="utf-8") == "a = 1\n"
+    assert (empty / "new.py").read_text(encoding="utf-8") == "b = 3\n"
+
+
+def test_a_patch_keeps_every_byte(root: Path, git: Git) -> None:
+    old = b"a\r\nb\r\n\xff\n"
+    new = b"a\r\nc\r\n\xfe\n"
+    (root / "code.txt").write_bytes(old)
+    git("add", ".")
+    git("commit", "-qm", "second")
+    (root / "code.txt").write_bytes(new)
+    start(root)
+    git("checkout", "-q", "code.txt")
+    git("apply", str(root / "runs" / "x" / "source.patch"))
+    assert (root / "code.txt").read_bytes() == new
+
+
+def test_a_patch_leaves_out_secrets_large_files_ignored_files_and_other_runs(
+    root: Path, git: Git
+) -> None:
+    left_out = (".env", ".cache/token", "prod.env", "id.pem", "d.csv", "out/old/metrics.jsonl")
+    for name in (*left_out, "out/note.txt", "notes.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("secret", encoding="utf-8")
+    for name in ("manifest.json", "config.yaml"):
+        (root / "out" / "old" / name).write_text("{}", encoding="utf-8")
+    (root / "large.txt").write_text("x" * 1_000_001, encoding="utf-8")
+    (root / "link.txt").symlink_to(root / "large.txt")
+    (root / "folder").symlink_to(root / "pkg")
+    content = patch(root)
+    added = {line for line in content.split(b"\n") if line.startswith(b"+++ ")}
+    assert added == {b"+++ b/notes.md", b"+++ b/out/note.txt"}
+
+
+def test_all_untracked_files_together_have_a_limit(
+    root: Path, git: Git, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "MAX_PATCH_BYTES", 1000)
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (root / name).write_text("x" * 400, encoding="utf-8")
+    content = patch(root)
+    assert b"+++ b/b.txt" in content
+    assert b"+++ b/c.txt" not in content
+
+
+SETTINGS = {
+    "diff.noprefix": "true",
+    "diff.mnemonicPrefix": "true",
+    "color.ui": "always",
+    "color.diff": "always",
+    "color.status": "always",
+    "diff.external": "echo",
+    "diff.context": "0",
+    "diff.renames": "copies",
+    "diff.algorithm": "patience",
+    "diff.orderFile": "no such file",
+    "core.abbrev": "5",
+    "core.quotePath": "false",
+    "status.showUntrackedFiles": "no",
+    "diff.relative": "false",
+}
+
+
+def test_the_record_is_the_same_whatever_the_settings_of_git(
+    root: Path, git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "\u00e9.txt").write_text("new\n", encoding="utf-8")
+    before = (start(root), (root / "runs" / "x" / "source.patch").read_bytes())
+    (root / "runs" / "x").rename(root / "runs" / "first")
+    for name, value in SETTINGS.items():
+        git("config", name, value)
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "echo")
+    monkeypatch.setenv("GIT_DIFF_OPTS", "--unified=0")
+    after = (start(root), (root / "runs" / "x" / "source.patch").read_bytes())
+    assert before == after
+    assert b"\n+new\n" in after[1]
+
+
+def test_the_repository_that_a_commit_hook_is_run_for_is_neither_recorded_nor_changed(
+    root: Path, git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = git("rev-parse", "HEAD").strip()
+    (root / "new.py").write_text("b = 3\n", encoding="utf-8")
+    index = (root / ".git" / "index").read_bytes()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other.git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other.index"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
+    manifest = start(root)
+    assert manifest["git_commit"] == commit
+    assert b"+b = 3" in (root / "runs" / "x" / "source.patch").read_bytes()
+    assert not (tmp_path / "other.index").exists()
+    assert (root / ".git" / "index").read_bytes() == index
+
+
+def test_a_project_in_a_folder_of_a_repository_has_its_own_patch(root: Path, git: Git) -> None:
+    (root / "pkg" / "code.py").write_text("a = 2\n", encoding="utf-8")
+    (root / "pkg" / "new.py").write_text("b = 3\n", encoding="utf-8")
+    (root / "beside.py").write_text("c = 4\n", encoding="utf-8")
+    folder = root / "runs" / "x"
+    folder.mkdir(parents=True)
+    record.start(folder, "", {}, root / "pkg")
+    content = (folder / "source.patch").read_bytes()
+    added = {line for line in content.split(b"\n") if line.startswith(b"+++ ")}
+    assert added == {b"+++ b/code.py", b"+++ b/new.py"}
+
+
+def test_a_file_that_is_no_json_object_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    assert record.read(path) == {}
+    for text in ("{", "[]", "\xff"):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(record.RunError, match=r"result\.json: expected a JSON object"):
+            record.read(path)
+
+
+def test_keys_that_are_missing_in_a_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    record.write(path, {"a": 1, "b": 2})
+    assert record.read(path, "a") == {"a": 1, "b": 2}
+    for keys in (("a", "c"), ("c",)):
+        with pytest.raises(record.RunError, match=r"manifest\.json: expected .* found none of c$"):
+            record.read(path, *keys)
+    with pytest.raises(record.RunError, match=r"none\.json: expected a JSON object with a"):
+        record.read(tmp_path / "none.json", "a")
+
+
+def test_a_file_is_replaced_completely_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    record.write(tmp_path / "r.json", {"a": 1})
+    monkeypatch.setattr("os.replace", full)
+    expected = r"r\.json: cannot be written: No space left on device"
+    with pytest.raises(record.WriteError, match=expected):
+        record.write(tmp_path / "r.json", {"a": 2})
+    assert record.read(tmp_path / "r.json") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+    assert (record.RunError.exit_code, record.WriteError.exit_code) == (2, 1)
+
+
+def test_a_file_that_a_scanner_holds_for_a_moment_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+    calls: list[Path] = []
+
+    def held_once(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 1:
+            raise PermissionError(errno.EACCES, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", held_once)
+    record.write(tmp_path / "r.json", {"a": 1})
+    assert len(calls) == 2
+    assert record.read(tmp_path / "r.json") == {"a": 1}
+
+
+def test_bytes_texts_and_other_values_are_written_as_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for content, written in ((b"\r\n\xff", b"\r\n\xff"), ("\u00e9\n", b"\xc3\xa9\n")):
+        record.write(path, content)
+        assert path.read_bytes() == written
+    record.write(path, [1, "\u00e9"])
+    assert path.read_bytes() == b'[\n  1,\n  "\\u00e9"\n]\n'
+
+
+def test_a_folder_without_its_complete_record_is_not_a_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = record.write
+    written: list[str] = []
+
+    def killed(path: Path, content: object) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write(path, content)
+
+    monkeypatch.setattr(record, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        start(root)
+    assert written == ["manifest.json"]
+    assert not (root / "runs" / "x" / "config.yaml").exists()

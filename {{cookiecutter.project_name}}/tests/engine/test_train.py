@@ -1,0 +1,564 @@
+"""A run, from the command to the folder that it leaves."""
+
+import json
+import multiprocessing
+import random
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from conftest import Command, assert_same_run, read_log
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from tiny import FEATURES, InputError, TinyTask
+from torch import nn
+from torch.utils.data import IterableDataset, TensorDataset
+
+from {{ cookiecutter.__package_name }} import __main__ as command_line
+from {{ cookiecutter.__package_name }}.engine import checkpoint, record
+from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
+from {{ cookiecutter.__package_name }}.engine.optim import OptimConfig
+from {{ cookiecutter.__package_name }}.engine.trainer import MicroBatch, Trainer, TrainerConfig
+from {{ cookiecutter.__package_name }}.train import Config, Run, load_config
+
+Train = Callable[..., Path]
+Patch = pytest.MonkeyPatch
+PACKAGE = command_line.__package__ or ""
+
+# With these the best weights are not the last ones.
+OVERSHOOTS = (
+    "trainer.monitor=loss",
+    "trainer.epochs=6",
+    "optim.scheduler=constant",
+    "optim.lr=0.3",
+)
+
+
+@pytest.fixture
+def refused(command: Command, empty_config: Path, tmp_path: Path) -> Callable[..., str]:
+    """Train what is an error in one line, with exit code 2, before anything is written; get it."""
+
+    def run(*overrides: str) -> str:
+        output = "output_dir={tmp}/runs"
+        code, out, err = command("train", str(empty_config), output, *overrides)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+        return err
+
+    return run
+
+
+def result(run: Path) -> dict[str, Any]:
+    return record.read(run / "result.json")
+
+
+def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    state = checkpoint.load(run / "checkpoints" / f"{name}.pt")
+    found: dict[str, torch.Tensor] = state["model_state_dict"]
+    return found
+
+
+def test_the_run_folder_holds_what_the_readme_says(train: Train) -> None:
+    run = train("name=my run")
+    assert re.fullmatch(r"my_run-\d{8}-\d{6}(-\d+)?", run.name)
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    events = {name for name in names if name.startswith("events.out.tfevents")}
+    assert len(events) == 1
+    checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "last.prev", "best")}
+    files = {"config.yaml", "manifest.json", "metrics.jsonl", "result.json"}
+    assert names - events - {"source.patch"} == files | checkpoints
+    assert set(result(run)) == {"status", "best", "steps", "digest"}
+    assert (result(run)["status"], result(run)["steps"]) == ("finished", 8)
+    assert set(result(run)["best"]) == {"metric", "value", "step"}
+
+
+def test_the_log_has_a_loss_in_each_line_and_metrics_on_val_and_test(train: Train) -> None:
+    run = train("trainer.log_every=1", "loader.batch_size=25")
+    log = read_log(run)
+    *lines, test = [(line["step"], line["epoch"], line["split"]) for line in log]
+    assert lines == [
+        (1, 1, "train"), (2, 1, "train"), (3, 1, "train"), (3, 1, "val"),
+        (4, 2, "train"), (5, 2, "train"), (6, 2, "train"), (6, 2, "val"),
+    ]  # fmt: skip
+    best = result(run)["best"]["step"]
+    assert test == (best, best // 3, "test")
+    for line in log:
+        numbers = {"loss"} if line["split"] == "train" else {"loss", "right"}
+        assert set(line) == {"step", "epoch", "split", "lr"} | numbers
+
+
+def test_a_checkpoint_holds_what_the_contract_says_in_plain_types(train: Train) -> None:
+    state = torch.load(train() / "checkpoints" / "last.pt", weights_only=True)
+    assert set(state) == {
+        "model_state_dict", "optimizer_state_dict", "scheduler", "scaler", "trainer", "logger",
+        "task", "config",
+    }  # fmt: skip
+    assert state["task"]["mean"].shape == (FEATURES,)
+    assert state["config"]["loader"]["batch_size"] == 16
+    assert (state["trainer"]["epoch"], state["trainer"]["step"]) == (2, 8)
+    assert "0.weight" in state["model_state_dict"]
+
+
+def test_the_digest_is_that_of_the_last_weights_and_not_of_the_best(train: Train) -> None:
+    run = train(*OVERSHOOTS)
+    assert result(run)["digest"] == record.digest(weights(run, "last"))
+    assert result(run)["digest"] != record.digest(weights(run, "best"))
+
+
+def test_the_saved_config_repeats_the_run(train: Train, command: Command) -> None:
+    first = train("optim.lr=3e-3", "trainer.log_every=1", "seed=7")
+    code, out, _ = command("train", str(first / "config.yaml"))
+    again = Path(out.strip())
+    assert code == 0
+    assert again != first
+    assert_same_run(first, again)
+    assert load_config(first / "config.yaml").optim.lr == 0.003
+
+
+def test_another_seed_is_another_run(train: Train) -> None:
+    digests = {result(train(f"seed={seed}"))["digest"] for seed in (1, 2)}
+    assert len(digests) == 2
+
+
+def test_defaults_of_the_task_come_before_the_file_and_the_command_line(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    machine = Config()
+    path = tmp_path / "mine.yaml"
+    path.write_text("loader: {batch_size: 3}\ntrainer: {epochs: 4}\n", encoding="utf-8")
+    defaults = ("loader.batch_size=2", "trainer.epochs=2", "optim.lr=0.5")
+    monkeypatch.setattr(TinyTask, "defaults", defaults)
+    config = load_config(path, ["trainer.epochs=5"])
+    assert (config.optim.lr, config.loader.batch_size, config.trainer.epochs) == (0.5, 3, 5)
+    assert config.optim == replace(machine.optim, lr=0.5)
+    monkeypatch.setattr(TinyTask, "defaults", ())
+    assert load_config(None) == machine
+
+
+def test_a_default_of_the_task_that_is_no_option_is_named(
+    refused: Callable[..., str], monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(TinyTask, "defaults", ("trainer.epoch=2",))
+    assert "Task.defaults: trainer.epoch: " in refused()
+
+
+def test_init_from_starts_with_the_best_weights_of_a_run(train: Train) -> None:
+    parent = train(*OVERSHOOTS)
+    still = ("optim.lr=0", "optim.weight_decay=0", "trainer.epochs=1")
+    child = train(*still, "--init-from", str(parent))
+    assert record.digest(weights(child)) == record.digest(weights(parent, "best"))
+    assert result(child)["steps"] == 4
+
+
+def test_a_run_that_started_from_another_names_it(train: Train) -> None:
+    parent = train()
+    manifest = record.read(train("--init-from", str(parent)) / "manifest.json")
+    assert (command_line.ROOT / manifest["parent"]).resolve() == parent
+    assert manifest["parent_digest"] == record.digest(weights(parent, "best"))
+    assert record.read(parent / "manifest.json")["parent"] == ""
+
+
+def test_training_works_from_any_folder_with_a_config_by_relative_path(
+    command: Command, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("trainer: {max_steps: 1}\n", encoding="utf-8")
+    code, out, err = command("train", "mine.yaml", "output_dir={tmp}/out")
+    assert code == 0, err
+    assert Path(out.strip()).parent == tmp_path / "out"
+
+
+def test_run_folders_are_made_in_the_project_from_wherever_it_is_called(
+    command: Command, empty_config: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_line, "ROOT", tmp_path / "project")
+    code, out, err = command("train", str(empty_config), "trainer.max_steps=1")
+    assert code == 0, err
+    assert Path(out.strip()).parent == tmp_path / "project" / "runs"
+
+
+def test_the_end_says_where_the_run_is_and_what_can_be_done_with_it(
+    command: Command, empty_config: Path
+) -> None:
+    words = ("train", str(empty_config), "output_dir={tmp}/runs", "trainer.epochs=1")
+    code, out, err = command(*words)
+    assert code == 0
+    head, *_, run, best, look, evaluate, predict = err.splitlines()
+    size = 8 * FEATURES + 8 + 2 * 8 + 2
+    splits = "60 train, 60 val, 60 test"
+    assert re.match(rf"{size} parameters; {splits}; 0 of 4 steps; .*, \d+ threads", head)
+    assert run.startswith("run       ") and run.endswith(Path(out.strip()).name)
+    assert evaluate.startswith(f"evaluate  python -m {PACKAGE} evaluate ")
+    assert predict.startswith(f"predict   python -m {PACKAGE} predict ")
+    assert predict.endswith(" '[0.5" + ", 0.5" * 15 + "]'")
+    assert look.startswith("look      tensorboard --logdir ")
+    assert re.fullmatch(r"best      right [01]\.\d{4} on val, step 4", best)
+    assert out.count("\n") == 1  # stdout has the run folder alone
+    assert "early stop" not in err
+
+
+def test_a_run_that_stops_early_says_so_and_why(command: Command, empty_config: Path) -> None:
+    words = ("train", str(empty_config), "output_dir={tmp}/runs", "optim.lr=0")
+    patient = ("trainer.patience=2", "trainer.epochs=50")
+    code, out, err = command(*words, *patient)
+    assert code == 0
+    assert result(Path(out.strip()))["steps"] == 3 * 4  # the first is the best
+    assert "early stop: right has not improved in 2 evaluations\n" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere.yaml"], "error: nowhere.yaml: no such config file"),
+        (["{empty}", "optim.lrr=1"], "error: command line: optim.lrr: "),
+        (["{empty}", "trainer.monitor=acc"], "error: trainer.monitor: unknown metric 'acc'"),
+        (["{empty}", "device=tpu"], "error: device: "),
+        (["--resume", "{tmp}/x"], "x: not the folder of a run: there is no config.yaml in it"),
+        (["--init-from", "{tmp}/x"], "x: not the folder of a run: there is no config.yaml in it"),
+        (["{empty}", "seed=1", "b.yaml"], "error: command line: "),
+        (["{empty}", "output_dir={empty}"], "error: output_dir: cannot make"),
+        (["{empty}", "optim.warmup=9"], "error: optim.warmup: "),
+        (["{empty}", "loader.drop_last=true", "loader.batch_size=61"], "error: loader.drop_last: "),
+    ],
+)
+def test_an_error_is_one_line_with_exit_code_2_and_leaves_nothing(
+    command: Command, empty_config: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
+    words = [word.replace("{empty}", str(empty_config)) for word in words]
+    if "--resume" not in words and not words[-1].startswith("output_dir"):
+        words = [*words, "output_dir={tmp}/runs"]
+    code, out, err = command("train", *words)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [empty_config]
+
+
+def test_a_run_that_diverges_fails_with_exit_code_1_and_one_line(
+    command: Command, empty_config: Path, tmp_path: Path
+) -> None:
+    words = ("optim.lr=1e38", "trainer.log_every=2", "output_dir={tmp}/runs")
+    code, _, err = command("train", str(empty_config), *words)
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert re.match(r"error: (the loss became (nan|inf) in steps \d+|a weight is not finite)", last)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert result(run)["status"] == "failed"
+
+
+def test_an_error_in_the_users_own_python_keeps_its_traceback(
+    command: Command, empty_config: Path, monkeypatch: Patch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("mine")
+
+    monkeypatch.setattr(TinyTask, "forward", broken)
+    with pytest.raises(KeyError, match="mine"):
+        command("train", str(empty_config), "output_dir={tmp}/runs")
+
+
+def split_is_missing(split: str) -> Callable[[TinyTask], dict[str, Any]]:
+    datasets = TinyTask.datasets
+
+    def without(task: TinyTask) -> dict[str, Any]:
+        return {name: dataset for name, dataset in datasets(task).items() if name != split}
+
+    return without
+
+
+def split_is_empty(split: str) -> Callable[[TinyTask], dict[str, Any]]:
+    datasets = TinyTask.datasets
+    empty = TensorDataset(torch.zeros(0, FEATURES), torch.zeros(0, dtype=torch.int64))
+    return lambda task: {**datasets(task), split: empty}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("change", [split_is_missing, split_is_empty])
+def test_a_run_needs_samples_to_train_on_and_to_validate_with(
+    refused: Callable[..., str], monkeypatch: Patch, change: Callable[[str], Any], split: str
+) -> None:
+    monkeypatch.setattr(TinyTask, "datasets", change(split))
+    assert refused() == f"error: the {split} split is missing or empty\n"
+
+
+@pytest.mark.parametrize("change", [split_is_missing, split_is_empty])
+def test_a_run_without_a_test_split_finishes_without_a_test_line(
+    train: Train, monkeypatch: Patch, change: Callable[[str], Any]
+) -> None:
+    whole = train()
+    monkeypatch.setattr(TinyTask, "datasets", change("test"))
+    run = train()
+    assert read_log(run, "test") == []
+    assert result(run) == result(whole)
+    assert read_log(run) == [line for line in read_log(whole) if line["split"] != "test"]
+
+
+def test_a_dataset_without_a_length_is_refused(
+    refused: Callable[..., str], monkeypatch: Patch
+) -> None:
+    class Stream(IterableDataset[int]):
+        def __iter__(self) -> Any:
+            return iter(range(9))
+
+    datasets = TinyTask.datasets
+    monkeypatch.setattr(TinyTask, "datasets", lambda task: {**datasets(task), "val": Stream()})
+    assert "Stream has no length" in refused()
+
+
+def test_an_example_that_predict_cannot_take_is_refused(
+    refused: Callable[..., str], monkeypatch: Patch
+) -> None:
+    for example in ("[1, 2]", "no JSON"):
+        monkeypatch.setattr(TinyTask, "example", lambda _, text=example: text)
+        assert f"error: Task.example: predict cannot take {example!r}: " in refused()
+
+
+def test_predict_must_give_one_answer_for_one_sample(
+    refused: Callable[..., str], monkeypatch: Patch
+) -> None:
+    predict = TinyTask.predict
+
+    def twice(task: TinyTask, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:
+        return [*predict(task, model, samples), *predict(task, model, samples)]
+
+    monkeypatch.setattr(TinyTask, "predict", twice)
+    assert "Task.predict: expected 1 answer for 1 sample, found [{" in refused()
+
+
+def test_an_answer_that_json_does_not_know_shows_before_the_first_step(
+    command: Command, empty_config: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(TinyTask, "predict", lambda *_: [{"score": torch.zeros(1)}])
+    with pytest.raises(TypeError, match="Tensor is not JSON serializable"):
+        command("train", str(empty_config), "output_dir={tmp}/runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_state_of_the_task_that_cannot_be_read_back_is_refused(
+    refused: Callable[..., str], monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(TinyTask, "state_dict", lambda _: {"mean": numpy.float64(0.5)})
+    told = "task.mean: expected plain data or a tensor, found numpy.float64"
+    assert told in refused()
+
+
+def test_losses_that_are_not_one_for_each_sample_are_refused(
+    refused: Callable[..., str], monkeypatch: Patch
+) -> None:
+    forward = TinyTask.forward
+
+    def reduced(task: TinyTask, model: nn.Module, batch: Any) -> Any:
+        output = forward(task, model, batch)
+        return replace(output, losses=output.losses.mean())
+
+    monkeypatch.setattr(TinyTask, "forward", reduced)
+    assert "forward: expected losses of shape (16,), one for each sample" in refused()
+
+
+def test_what_is_tried_before_the_first_step_changes_no_bit_of_the_run(
+    train: Train, monkeypatch: Patch
+) -> None:
+    def with_batch_norm(task: TinyTask) -> nn.Module:
+        return nn.Sequential(build_model(task), nn.BatchNorm1d(2))
+
+    build_model = TinyTask.build_model
+    monkeypatch.setattr(TinyTask, "build_model", with_batch_norm)
+    monkeypatch.setattr(TinyTask, "is_noisy", True)
+    tried = train("trainer.log_every=1")
+    monkeypatch.setattr(Run, "check", lambda _: None)
+    untried = train("trainer.log_every=1")
+    assert_same_run(tried, untried)
+
+
+def test_an_error_of_the_data_is_the_same_line_from_a_worker_as_from_the_main_process(
+    command: Command, empty_config: Path, monkeypatch: Patch
+) -> None:
+    order = Loader(range(60), LoaderConfig(), seed=0, shuffle=True).order(epoch=0)
+    monkeypatch.setattr(TinyTask, "datasets", broken_at(order[-1]))
+    lines = []
+    for workers in (0, 2):
+        words = ("output_dir={tmp}/runs", f"loader.num_workers={workers}")
+        code, out, err = command("train", str(empty_config), *words)
+        assert (code, out) == (2, "")
+        assert "Traceback" not in err
+        lines.append(err.splitlines()[-1])
+    assert lines == [f"error: points.csv:{order[-1]}: expected a point, found none"] * 2
+
+
+class Broken:
+    """A dataset with an error in one of its samples."""
+
+    def __init__(self, dataset: Any, index: int) -> None:
+        self.dataset = dataset
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == self.index:
+            raise InputError(f"points.csv:{index}: expected a point, found none")
+        return self.dataset[index]
+
+
+def broken_at(index: int) -> Callable[[TinyTask], dict[str, Any]]:
+    """The splits, with an error in one sample of the training split."""
+    datasets = TinyTask.datasets
+
+    def with_error(task: TinyTask) -> dict[str, Any]:
+        found = datasets(task)
+        return {**found, "train": Broken(found["train"], index)}
+
+    return with_error
+
+
+def test_the_test_line_tensorboard_and_evaluate_name_the_step_of_the_best_weights(
+    train: Train, command: Command
+) -> None:
+    run = train(*OVERSHOOTS)
+    best = result(run)["best"]["step"]
+    assert best < result(run)["steps"]
+    (line,) = read_log(run, "test")
+    (val_line,) = (found for found in read_log(run, "val") if found["step"] == best)
+    assert (line["step"], line["epoch"], line["lr"]) == (best, best // 4, val_line["lr"])
+    events = EventAccumulator(str(run)).Reload()
+    (point,) = events.Scalars("loss/test")
+    assert (point.step, point.value) == (best, pytest.approx(line["loss"]))
+    found = json.loads(command("evaluate", str(run))[1])
+    assert (found["step"], found["loss"]) == (best, line["loss"])
+    found = json.loads(command("evaluate", str(run), "--checkpoint", "last")[1])
+    assert found["step"] == result(run)["steps"]
+
+
+def test_the_trainer_of_the_task_is_used(train: Train, monkeypatch: Patch) -> None:
+    class Undone(Trainer):
+        """Puts the weights back after each step."""
+
+        def update(self, micro_batches: Sequence[MicroBatch], total: int) -> None:
+            before = [parameter.detach().clone() for parameter in self.model.parameters()]
+            super().update(micro_batches, total)
+            for parameter, weight in zip(self.model.parameters(), before, strict=True):
+                parameter.data = weight
+
+    monkeypatch.setattr(TinyTask, "trainer", Undone)
+    short = result(train("trainer.max_steps=1"))
+    long = result(train("trainer.max_steps=7"))
+    assert (short["steps"], long["steps"]) == (1, 7)
+    assert short["digest"] == long["digest"]
+
+
+def test_the_parts_get_their_options() -> None:
+    config = Config(
+        seed=5,
+        device="cpu",
+        loader=LoaderConfig(batch_size=20),
+        optim=OptimConfig(scheduler="plateau"),
+        trainer=TrainerConfig(max_steps=1, monitor="right"),
+    )
+    run = Run(config, Path.cwd())
+    assert list(run.loaders) == ["train", "val", "test"]
+    assert [loader.shuffle for loader in run.loaders.values()] == [True, False, False]
+    assert [len(loader) for loader in run.loaders.values()] == [3, 3, 3]
+    assert run.loaders["train"].seed == run.trainer.seed == 5
+    assert run.total_steps == 1
+    assert getattr(run.trainer.scheduler, "mode", "") == "max"
+    assert torch.are_deterministic_algorithms_enabled()
+    Run(replace(config, deterministic=False), Path.cwd())
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_schedule_ends_where_training_ends(train: Train) -> None:
+    options = ("trainer.max_steps=4", "trainer.epochs=9", "trainer.log_every=1")
+    run = train(*options, "optim.scheduler=linear", "optim.lr=1e-3")
+    rates = [line["lr"] for line in read_log(run, "train")]
+    assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_the_manifest_has_what_decided_the_run(train: Train, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(TinyTask, "file", Path(__file__))
+    manifest = record.read(train("seed=3", "device=cpu") / "manifest.json")
+    facts = (manifest["seed"], manifest["device"], manifest["deterministic_algorithms"])
+    assert facts == (3, "cpu", True)
+    assert manifest["data"] == record.fingerprint(Path(__file__))
+    package = Path(command_line.__file__).parent
+    assert manifest["source"] == record.fingerprint(package, pattern="*.py")
+    assert {"torch", "numpy", "pytest"} <= set(manifest["packages"])
+
+
+def test_no_worker_outlives_its_run(train: Train) -> None:
+    train("loader.num_workers=1")
+    assert multiprocessing.active_children() == []
+
+
+class Watcher:
+    """A metric that draws random numbers of every kind."""
+
+    higher_is_better = True
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        torch.rand(3)
+        random.random()
+        numpy.random.random()
+
+    def reset(self) -> None:
+        self.update(torch.empty(0), torch.empty(0))
+
+    def compute(self) -> torch.Tensor:
+        return torch.rand(())
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["log_every=1", "log_every=3", "save_every=1", "monitor=loss", "metric", "evaluations", "bar"],
+)
+def test_what_observes_leaves_the_weights_as_they_are(
+    train: Train, monkeypatch: Patch, change: str
+) -> None:
+    options: tuple[str, ...] = ("trainer.epochs=4",)
+    plain = train(*options)
+    if change == "metric":
+        monkeypatch.setattr(TinyTask, "metrics", lambda _: {"right": Watcher()})
+    elif change == "evaluations":
+        evaluate = Trainer.evaluate
+
+        def twice(trainer: Trainer, loader: Any) -> dict[str, Any]:
+            evaluate(trainer, loader)
+            return evaluate(trainer, loader)
+
+        monkeypatch.setattr(Trainer, "evaluate", twice)
+    elif change == "bar":
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    else:
+        options = (*options, f"trainer.{change}")
+    changed = train(*options)
+    assert result(plain)["digest"] == result(changed)["digest"]
+    assert len(read_log(changed)) >= len(read_log(plain))
+
+
+def test_time_continues_where_a_run_does(train: Train, command: Command) -> None:
+    run = train()
+    state = checkpoint.load(run / "checkpoints" / "last.pt")
+    state["logger"]["seconds"] += 1000
+    torch.save(state, run / "checkpoints" / "last.pt")
+    (run / "result.json").unlink()
+    assert command("train", "--resume", str(run))[0] == 0
+    last = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert 1000 < json.loads(last)["time"] < 2000
+
+
+def test_the_variables_of_a_scheduler_alone_make_no_processes(
+    train: Train, monkeypatch: Patch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert record.read(train() / "manifest.json")["processes"] == 1

@@ -1,0 +1,157 @@
+"""The task of these tests: points of two classes. It knows nothing of the project's own task.
+
+`python tests/engine/tiny.py COMMAND ...` is the project's command line with this task in place.
+"""
+
+import json
+import random
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from {{ cookiecutter.__package_name }} import evaluate as evaluate_module
+from {{ cookiecutter.__package_name }} import train as train_module
+from {{ cookiecutter.__package_name }}.__main__ import main
+from {{ cookiecutter.__package_name }}.engine.loader import Seeded
+from {{ cookiecutter.__package_name }}.engine.trainer import Output, Trainer
+
+FEATURES = 16
+
+
+class InputError(ValueError):
+    """An input that the task cannot take."""
+
+    exit_code = 2
+
+
+class RightAnswers:
+    """The share of right answers, over all processes."""
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.right = torch.zeros(2, dtype=torch.int64)  # right answers, all answers
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        right = (preds.argmax(1) == target).sum()
+        self.right += torch.tensor([int(right), len(target)])
+
+    def compute(self) -> Tensor:
+        right = self.right.clone()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(right)
+        return right[0] / right[1].double()
+
+
+class Noisy:
+    """A dataset whose samples are another's with random numbers of three kinds added."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, target = self.dataset[index]
+        return inputs + torch.rand(1) + random.random() + float(numpy.random.random()), target
+
+
+class TinyTask:
+    """Tell points whose coordinates have a positive sum from the others."""
+
+    defaults = ("trainer.monitor=right", "loader.batch_size=16", "trainer.epochs=2")
+    collate: Callable[[list[Any]], Any] | None = None
+    units: Callable[[Any], int] | None = None
+    trainer = Trainer
+
+    # What tests change, by monkeypatch or by `options`.
+    sizes: dict[str, int] = {"train": 60, "val": 60, "test": 60}  # noqa: RUF012
+    file = Path(__file__)
+    hidden = 8
+    dropout = 0.5
+    dtype = torch.float32
+    is_noisy = False
+
+    def __init__(self, data: Any, model: Any, root: Path) -> None:
+        self.mean = torch.empty(0)  # not learnt yet
+
+    def points(self, split: str) -> tuple[Tensor, Tensor]:
+        seed = ["train", "val", "test"].index(split)
+        generator = torch.Generator().manual_seed(seed)
+        inputs = torch.randn(self.sizes[split], FEATURES, generator=generator) + 0.1
+        return inputs.to(self.dtype), (inputs.sum(1) > 0).long()
+
+    def learn(self) -> None:
+        inputs, _ = self.points("train")
+        self.mean = inputs.mean(0)
+
+    def datasets(self) -> dict[str, Any]:
+        datasets: dict[str, Any] = {}
+        for split in self.sizes:
+            inputs, target = self.points(split)
+            datasets[split] = TensorDataset(inputs - self.mean, target)
+        if self.is_noisy:
+            datasets["train"] = Seeded(Noisy(datasets["train"]))
+        return datasets
+
+    def data_files(self) -> list[Path]:
+        return [self.file]
+
+    def build_model(self) -> nn.Module:
+        first = nn.Linear(FEATURES, self.hidden)
+        last = nn.Linear(self.hidden, 2)
+        return nn.Sequential(first, nn.ReLU(), nn.Dropout(self.dropout), last).to(self.dtype)
+
+    def forward(self, model: nn.Module, batch: Any) -> Output:
+        inputs, target = batch
+        scores = model(inputs.to(self.dtype))
+        losses = nn.functional.cross_entropy(scores, target, reduction="none")
+        return Output(losses, scores, target)
+
+    def metrics(self) -> dict[str, Any]:
+        return {"right": RightAnswers()}
+
+    def report(self) -> dict[str, Any]:
+        return {"features": FEATURES}
+
+    def example(self) -> str:
+        return json.dumps([0.5] * FEATURES)
+
+    def parse(self, text: str) -> Tensor:
+        numbers = json.loads(text)
+        if len(numbers) != FEATURES:
+            raise InputError(f"expected {FEATURES} numbers, found {len(numbers)}")
+        return torch.tensor(numbers, dtype=self.dtype)
+
+    def predict(self, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:
+        device = next(model.parameters()).device
+        inputs = torch.stack(samples) - self.mean
+        for scores in model(inputs.to(device)).detach():
+            yield {"positive": bool(scores.argmax()), "score": round(float(scores.max()), 4)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean = state["mean"]
+
+
+def install(patch: Callable[[Any, str, Any], None] = setattr, task: Any = TinyTask) -> None:
+    """Put the task in place of the project's own."""
+    patch(train_module, "Task", task)
+    patch(evaluate_module, "Task", task)
+
+
+if __name__ == "__main__":
+    install()
+    sys.exit(main())
