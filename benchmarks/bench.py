@@ -137,13 +137,13 @@ that moves after each step.
 - **100 times the data**: 646,400 samples over 6,464, a hundred steps in the middle of an epoch.
   **100,000 steps**: whole epochs of 200. **a resume**: from when all is loaded to a step's end.
 - **script**: imports torch, builds AdamW, steps once. `train` reads the data and encodes it too.
-- **pictures**: `data.Loader` and `DataLoader` over the same dataset; nothing is trained.
+- **pictures**: `engine.loader.Loader` and `DataLoader` over the same dataset; nothing is trained.
 - **two processes** and one: both under torchrun, a thread each.
 """
 # The first step of `train` ends the process, as that of the script does.
 FIRST = """
 import os, sys
-from {0}.trainer import Trainer
+from {0}.engine.trainer import Trainer
 step = Trainer.train_step
 Trainer.train_step = lambda *arguments: (step(*arguments), os._exit(0))
 from {0}.__main__ import main

@@ -9,7 +9,12 @@ from pathlib import Path
 
 BATCH, ROWS = 4096, 26_000  # about 20,800 of the rows are for training
 # 16.8 million weights: heavy enough that the arithmetic matters.
-OPTIONS = ["model.hidden=4096", f"data.batch_size={BATCH}", "trainer.max_steps=5", "optim.lr=1e-4"]
+OPTIONS = [
+    "model.hidden=4096",
+    f"loader.batch_size={BATCH}",
+    "trainer.max_steps=5",
+    "optim.lr=1e-4",
+]
 OPTIONS += ["trainer.epochs=1", "trainer.log_every=1", "device=cpu"]
 
 

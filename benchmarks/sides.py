@@ -70,7 +70,7 @@ class Rows(TensorDataset):
     """A dataset that gives a whole batch at once, as the project's own does."""
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        rows = torch.tensor(indices)
+        rows = torch.tensor(indices)  # the tuple is a batch: it needs no collation
         return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
 
 
@@ -176,21 +176,30 @@ def save(make: Callable[[], Task], with_optimizer: bool) -> None:
 
 def words(encoded: bool) -> None:
     """An epoch on the project's own data, with its own model, and a pass over val."""
-    data, config = project("data"), project("train").Config()
-    splits, classes = data.load_data(Path(sys.argv[2]) / config.data.path)
-    encode = data.NgramEncoder(config.data)
+    data = project("data")
+    config = project("train").Config()
+    task = project("task").Task(config.data, config.model, Path(sys.argv[2]))
+    task.learn()
+    splits: dict[str, Any] = {}
+    for name in data.SPLITS:
+        rows = [row for row in task.rows if data.split_of(row.text) == name]
+        texts = [row.text for row in rows]
+        splits[name] = data.CustomDataset(texts, [row.label for row in rows])
 
     def collate(samples: Any) -> tuple[Tensor, Tensor]:
-        targets = [classes.index(sample["Class"]) for sample in samples]
-        return torch.stack([encode(sample["Text"]) for sample in samples]), torch.tensor(targets)
+        targets = [task.classes.index(sample["Class"]) for sample in samples]
+        return torch.stack([task.encode(sample["Text"]) for sample in samples]), torch.tensor(
+            targets
+        )
 
     options: Any = {"batch_size": BATCH, "collate_fn": collate}
     if encoded:  # beforehand
         options = {"batch_size": BATCH}
-        splits = {name: TensorDataset(*collate(list(split))) for name, split in splits.items()}
+        for name, split in splits.items():
+            splits[name] = TensorDataset(*collate([split[i] for i in range(len(split))]))
     loader = DataLoader(splits["train"], shuffle=True, **options)
     val = DataLoader(splits["val"], **options)
-    model = project("model").Classifier(config.data.features, len(classes), config.model)
+    model = task.build_model()
     optimizer = adamw(model, fused=None)
     scheduler = cosine(optimizer)
     while True:
@@ -260,23 +269,35 @@ def ours(
 
 def build(make: Callable[[], Task] | None, deterministic: bool = True, **options: Any) -> Any:
     """A run of the project, on its words or on another task."""
-    train, data = project("train"), project("data")
-
-    class Given(TensorDataset):  # the project's own dataset, of any tensors
-        __getitems__ = data.EncodedDataset.__getitems__
-
+    train = project("train")
     if make:
-        given, model = make()
-        val = Given(*(tensor[:1] for tensor in given.tensors))
-        splits = {"train": Given(*given.tensors), "val": val, "test": Given(*given.tensors)}
-        train.build_datasets = lambda *_: (splits, [str(i) for i in range(CLASSES)])
-        train.build_model = lambda *_: model
+        train.Task = task_of(make)
     config = train.Config(
         device="cpu", deterministic=deterministic, output_dir=str(Path.cwd() / "runs")
     )
     optim = replace(config.optim, lr=LR)
+    options = {"monitor": "accuracy", **options}
     config = replace(config, trainer=replace(config.trainer, **options), optim=optim)
     return train.Run(config, Path(sys.argv[2]).resolve())
+
+
+def task_of(make: Callable[[], Task]) -> Any:
+    """The project's own task, on other data and with another model."""
+    own: Any = project("task").Task
+    given, model = make()
+
+    class GivenTask(own):  # type: ignore[misc]
+        def learn(self) -> None:
+            self.classes = [str(number) for number in range(CLASSES)]
+
+        def datasets(self) -> dict[str, Any]:
+            val = Rows(*(tensor[:1] for tensor in given.tensors))
+            return {"train": Rows(*given.tensors), "val": val, "test": Rows(*given.tensors)}
+
+        def build_model(self) -> nn.Module:
+            return model
+
+    return GivenTask
 
 
 def ours_pass(make: Callable[[], Task]) -> None:
@@ -287,7 +308,7 @@ def ours_pass(make: Callable[[], Task]) -> None:
 
 
 def ours_save(make: Callable[[], Task], of_run: bool) -> None:
-    built, checkpoint = build(make), project("checkpoint")
+    built, checkpoint = build(make), project("engine.checkpoint")
     built.start(built.manifest())
     built.trainer.train_epoch(built.loaders["train"])
     while True:
@@ -295,7 +316,7 @@ def ours_save(make: Callable[[], Task], of_run: bool) -> None:
         if of_run:
             built.trainer.checkpoint("last")
         else:
-            checkpoint.save(Path("last.pt"), {"model_state_dict": built.model}, True)
+            checkpoint.save(Path("last.pt"), {"model_state_dict": built.model}, keep_previous=True)
 
 
 def ours_first_step(make: Callable[[], Task], position: int) -> None:
@@ -303,32 +324,32 @@ def ours_first_step(make: Callable[[], Task], position: int) -> None:
     built = build(make)
     while True:
         gate()
-        micro_batches, total = next(built.loaders["train"].steps(0, position))
-        built.trainer.train_step(micro_batches, total)
-        built.trainer.losses.clear()
+        built.trainer.train_step(next(built.loaders["train"].steps_of_epoch(0, position)))
+        built.trainer.pending.clear()
 
 
 def ours_hundred(make: Callable[[], Task]) -> None:
     """A hundred steps in the middle of an epoch: without its shuffle."""
     built, seconds = build(make), 0.0
     for epoch in range(FOREVER):
-        steps = built.loaders["train"].steps(epoch)
+        steps = built.loaders["train"].steps_of_epoch(epoch)
         next(steps)
         for _ in range(len(built.loaders["train"]) // 101):
             gate(seconds)
             start = time.perf_counter()
-            for micro_batches, total in islice(steps, 100):
-                built.trainer.train_step(micro_batches, total)
+            for step in islice(steps, 100):
+                built.trainer.train_step(step)
             seconds = time.perf_counter() - start
-            built.trainer.losses.clear()
+            built.trainer.pending.clear()
 
 
 def ours_images(workers: int) -> None:
-    data = project("data")
-    loader = data.Loader(Images(), data.DataConfig(batch_size=32, num_workers=workers), seed=0)
+    module = project("engine.loader")
+    config = module.LoaderConfig(batch_size=32, num_workers=workers)
+    loader = module.Loader(Images(), config, seed=0, shuffle=True)
     for epoch in range(FOREVER):
         gate()
-        for _ in loader.steps(epoch):
+        for _ in loader.steps_of_epoch(epoch):
             pass
 
 
@@ -348,7 +369,7 @@ SIDES: dict[str, Callable[[], None]] = {
     "save with optimizer": partial(save, huge, True),
     **{f"images, {n}": partial(images, n) for n in range(3)},
     "ours": ours,
-    "ours, clip": partial(ours, clip=1.0),
+    "ours, clip": partial(ours, max_grad_norm=1.0),
     "ours, large": partial(ours, large),
     "ours, pass": partial(ours_pass, small),
     "ours, pass, large": partial(ours_pass, large),

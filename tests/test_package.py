@@ -17,7 +17,6 @@ import pytest
 from conftest import HOSTILE, PROJECT, SOURCE, TEMPLATE
 
 FILES = sorted(SOURCE.rglob("*.py"))
-YOURS = ("task.py", "data.py", "model.py", "metrics.py")
 COUNTED = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -38,8 +37,9 @@ def tokens_of_lines(path: Path) -> list[int]:
     free: set[int] = set()
     for node in ast.walk(ast.parse(text)):
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if is_docstring or isinstance(node, ast.Import | ast.ImportFrom):
-            free |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Expr):
+            is_free = is_docstring or not isinstance(node, ast.Expr)
+            free |= set(range(node.lineno, (node.end_lineno or 0) + 1)) if is_free else set()
     counts: Counter[int] = Counter()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in COUNTED and token.start[0] not in free:
@@ -61,13 +61,6 @@ def check(*command: str, folder: Path, **variables: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def test_there_is_no_more_to_read_than_the_readme_says() -> None:
-    sizes = {name_of(path): sum(tokens_of_lines(path)) for path in FILES}
-    first = {name: sizes[name] for name in (*YOURS, "engine/trainer.py")}
-    assert sum(first.values()) <= 6_000, first
-    assert sum(sizes.values()) <= 20_000, sizes
 
 
 def test_lines_are_there_to_be_read() -> None:

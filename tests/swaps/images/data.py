@@ -41,6 +41,5 @@ class Images:
         file = self.files[index]
         image = read_image(file)
         if self.augment:
-            shift = torch.randint(-2, 3, (2,)).tolist()
-            image = image.roll(shift, dims=(1, 2))
+            image = image.roll(torch.randint(-2, 3, (2,)).tolist(), dims=(1, 2))
         return image, self.classes.index(file.parent.name)

@@ -45,17 +45,17 @@ class Task:
         return [self.folder]
 
     def build_model(self) -> nn.Module:
+        hidden = self.model.hidden
         return nn.Sequential(
-            nn.Conv2d(3, self.model.hidden, kernel_size=3, stride=2, padding=1),  # (batch, hidden, 8, 8)
-            nn.BatchNorm2d(self.model.hidden),
+            nn.Conv2d(3, hidden, kernel_size=3, stride=2, padding=1),  # (batch, hidden, 8, 8)
+            nn.BatchNorm2d(hidden),
             nn.ReLU(),
-            nn.Conv2d(self.model.hidden, self.model.hidden, kernel_size=3),  # (batch, hidden, 6, 6)
-            nn.BatchNorm2d(self.model.hidden),
+            nn.Conv2d(hidden, hidden, kernel_size=3),  # (batch, hidden, 6, 6)
             nn.ReLU(),
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
             nn.Dropout(self.model.dropout),
-            nn.Linear(self.model.hidden, len(self.classes)),
+            nn.Linear(hidden, len(self.classes)),
         )
 
     def forward(self, model: nn.Module, batch: Any) -> Output:

@@ -42,14 +42,13 @@ class Perplexity(Metric):
         self.add(loss=output.losses.sum(), tokens=(output.target != PADDING).sum())
 
     def compute(self) -> Tensor:
-        sums = self.sums()
-        return (sums["loss"] / sums["tokens"]).exp()
+        return (self.sums["loss"] / self.sums["tokens"]).exp()
 
 
 class Task:
     """Predict the next character."""
 
-    defaults = ("trainer.monitor=perplexity", "trainer.epochs=3", "model.dropout=0.1")
+    defaults = ("trainer.monitor=perplexity", "loader.batch_size=16", "model.dropout=0.1")
     trainer = Trainer
 
     def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:

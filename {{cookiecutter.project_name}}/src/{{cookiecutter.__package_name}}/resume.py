@@ -33,8 +33,10 @@ def resume(folder: Path, overrides: list[str], root: Path) -> Path:
     if is_finished and not has_more_epochs:
         print(f"{folder}: this run is finished", file=sys.stderr)
         return folder
-    run = Run(settings, root)
-    loaded = load_for_resume(run, folder)
+    # The data is prepared with what the run has learnt from it, and not with what it would today.
+    state = checkpoint.load_latest(folder / "checkpoints")
+    run = Run(settings, root, learnt=state.get("task") if state else None)
+    loaded = load_for_resume(run, folder, state)
     run.check()
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}
     if run.is_main:
@@ -63,11 +65,11 @@ def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None
             )
 
 
-def load_for_resume(run: Run, folder: Path) -> Loaded:
-    """Load the last checkpoint into the parts of the run.
+def load_for_resume(run: Run, folder: Path, state: dict[str, Any] | None) -> Loaded:
+    """Load the state of the last checkpoint, if there is one, into the parts of the run.
 
     The order matters: the number of threads before anything is computed, the lock before anything
-    is read, and the data before the state that was made of it.
+    is changed, and the data before the state that was made of it.
     """
     parents = [field.name for field in fields(Parent)]
     keys = ("threads", "processes", "data", *parents)
@@ -83,7 +85,6 @@ def load_for_resume(run: Run, folder: Path) -> Loaded:
             f"{files}: the data has changed since the run began; "
             "use --init-from to start a new run from its weights"
         )
-    state = checkpoint.load_latest(folder / "checkpoints")
     if state is not None:
         checkpoint.restore(state, run.parts)
         return Loaded(facts, state["logger"])

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.optim import (
+from {{ cookiecutter.__package_name }}.engine.optim import (
     OptimConfig,
+    OptimError,
     build_optimizer,
     build_scheduler,
 )
@@ -48,11 +49,24 @@ def test_plateau_falls_when_the_monitor_stands_still() -> None:
     assert found == [1.0, 1.0, 1.0, 1.0, 0.1, 0.1]
 
 
-def test_plateau_takes_no_warm_up() -> None:
-    config = OptimConfig(lr=1.0, scheduler="plateau", warmup=3)
+def test_a_warm_up_under_plateau_or_longer_than_the_run_is_refused() -> None:
+    config = OptimConfig(scheduler="plateau", warmup=3)
     optimizer = build_optimizer(config, torch.nn.Linear(1, 1))
-    build_scheduler(config, optimizer, 0, "max")
-    assert optimizer.param_groups[0]["lr"] == 1.0
+    with pytest.raises(OptimError, match="optim.warmup: a plateau schedule has no warm-up"):
+        build_scheduler(config, optimizer, 10, "max")
+    with pytest.raises(OptimError, match="optim.warmup: 3 steps are more than the 2 of the run"):
+        build_scheduler(OptimConfig(warmup=3), optimizer, 2, "max")
+    build_scheduler(OptimConfig(warmup=3), optimizer, 3, "max")
+
+
+def test_only_parameters_that_need_a_gradient_are_trained() -> None:
+    model = torch.nn.Linear(2, 1)
+    model.weight.requires_grad_(False)
+    groups = build_optimizer(OptimConfig(), model).param_groups
+    assert [len(group["params"]) for group in groups] == [0, 1]
+    model.bias.requires_grad_(False)
+    with pytest.raises(OptimError, match="no parameter that needs a gradient"):
+        build_optimizer(OptimConfig(), model)
 
 
 def test_biases_and_norms_do_not_decay() -> None:

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,9 +12,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset
 
-from {{ cookiecutter.__package_name }}.metrics import ConfusionMatrix
-from {{ cookiecutter.__package_name }}.trainer import (
+from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig, Seeded
+from {{ cookiecutter.__package_name }}.engine.trainer import (
+    MicroBatch,
+    Output,
+    SetupError,
+    Step,
     Stopped,
     Trainer,
     TrainerConfig,
@@ -21,35 +27,72 @@ from {{ cookiecutter.__package_name }}.trainer import (
 )
 
 Batch = tuple[Tensor, Tensor]
+Forward = Callable[[nn.Module, Any], Output]
+Lines = list[dict[str, Any]]
 
 
-class Mean(Trainer):
-    """Squared errors, so that gradients are known by hand."""
-
-    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-        inputs, target = batch
-        output = self.model(inputs)
-        return (output - target).square().flatten(1).sum(1), output
+def weight_of(model: nn.Module) -> Tensor:
+    return next(model.parameters()).squeeze()
 
 
-class Given(Trainer):
+def given(model: nn.Module, batch: Any) -> Output:
     """The inputs are the losses; the weight is trained on their mean."""
+    inputs, target = batch
+    return Output(inputs * weight_of(model), inputs, target)
 
-    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-        inputs, _ = batch
-        return inputs * next(self.model.parameters()).squeeze(), inputs
+
+def squared(model: nn.Module, batch: Any) -> Output:
+    """Squared errors, so that gradients are known by hand."""
+    inputs, target = batch
+    preds = model(inputs)
+    return Output((preds - target).square().flatten(1).sum(1), preds, target)
+
+
+def classify(model: nn.Module, batch: Any) -> Output:
+    inputs, target = batch
+    preds = model(inputs)
+    losses = nn.functional.cross_entropy(preds, target, reduction="none")
+    return Output(losses, preds, target)
 
 
 class Scripted:
     """A metric whose values are known beforehand."""
 
-    def __init__(self, values: list[float]) -> None:
+    higher_is_better: bool | None = True
+
+    def __init__(self, values: Sequence[float]) -> None:
         self.values = iter(values)
 
     def update(self, preds: Tensor, target: Tensor) -> None: ...
     def reset(self) -> None: ...
-    def compute(self) -> Tensor:
+    def compute(self) -> Any:
         return torch.tensor(next(self.values), dtype=torch.float64)
+
+
+class Fixed(Scripted):
+    """A metric that always has the same result, of any kind."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def compute(self) -> Any:
+        return self.result
+
+
+class Total(Scripted):
+    """The sum of the predictions since the last reset."""
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.sum += float(preds.sum())
+
+    def reset(self) -> None:
+        self.sum = 0.0
+
+    def compute(self) -> float:
+        return self.sum
 
 
 def one_weight(value: float = 1.0) -> nn.Module:
@@ -69,51 +112,96 @@ def regression(samples: int, size: int) -> list[Batch]:
     return list(zip(torch.split(x, size), torch.split(y, size), strict=True))
 
 
-def fit(
-    kind: type[Trainer] = Given,
-    train: list[Batch] | None = None,
+def one_step(*parts: Batch) -> Step:
+    """A step whose micro-batches are these."""
+    micro_batches = [MicroBatch(part, len(part[0])) for part in parts]
+    return Step(micro_batches, sum(part.size for part in micro_batches))
+
+
+def build(
+    forward: Forward = given,
     model: nn.Module | None = None,
     lr: float = 0.0,
     **options: Any,
-) -> tuple[Trainer, list[dict[str, Any]], list[str]]:
-    """Train with plain SGD; get the trainer, what it logged and what it saved."""
+) -> Trainer:
+    """A trainer with plain SGD; the options are fields of TrainerConfig or of the trainer."""
     fields = set(TrainerConfig.__dataclass_fields__)
-    config = {"monitor": "loss", "epochs": 1, **{k: v for k, v in options.items() if k in fields}}
+    config = {"epochs": 1, **{key: options[key] for key in fields & set(options)}}
     rest = {key: value for key, value in options.items() if key not in fields}
     model = model or one_weight()
-    make: Callable[[torch.optim.Optimizer], Any] = rest.pop("schedule", lambda optimizer: None)
-    optimizer = torch.optim.SGD(model.parameters(), lr)
-    log: list[dict[str, Any]] = []
+    momentum = rest.pop("momentum", 0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum)
+    if "schedule" in rest:
+        rest["scheduler"] = rest.pop("schedule")(optimizer)
+    kind: type[Trainer] = rest.pop("kind", Trainer)
+    return kind(model, optimizer, forward, TrainerConfig(**config), **rest)
+
+
+def fit(
+    forward: Forward = given,
+    train: Any = None,
+    model: nn.Module | None = None,
+    lr: float = 0.0,
+    **options: Any,
+) -> tuple[Trainer, Lines, list[str]]:
+    """Train on a loader and evaluate on it; get the trainer, what it logged and what it saved."""
+    log: Lines = []
     saved: list[str] = []
-    trainer = kind(
-        model,
-        optimizer,
-        TrainerConfig(**config),
-        scheduler=make(optimizer),
-        log=log.append,
-        save=saved.append,
-        **rest,
-    )
+    trainer = build(forward, model, lr, log=log.append, save=saved.append, **options)
     train = train or batches([1.0] * 4, 2)
     trainer.fit(train, train)
     return trainer, log, saved
+
+
+def lines_of(log: Lines, split: str, name: str) -> list[Any]:
+    """What the lines of a split say of a name."""
+    return [line[name] for line in log if line["split"] == split]
+
+
+def without_rate(*logs: Lines) -> Lines:
+    """The lines of logs without the one value that a clock decides."""
+    lines = [line for log in logs for line in log]
+    return [{key: line[key] for key in line if key != "rate"} for line in lines]
+
+
+def state_of(trainer: Trainer) -> list[Any]:
+    """A copy of all that a run needs to continue."""
+    parts: list[Any] = [trainer.model, trainer.optimizer, trainer]
+    return [copy.deepcopy(part.state_dict()) for part in parts]
+
+
+def load(trainer: Trainer, state: list[Any]) -> None:
+    parts: list[Any] = [trainer.model, trainer.optimizer, trainer]
+    for part, saved in zip(parts, state, strict=True):
+        part.load_state_dict(saved)
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    states = one.state_dict(), other.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def halve(optimizer: torch.optim.Optimizer) -> LambdaLR:
+    """A schedule that halves the learning rate in each step."""
+    return LambdaLR(optimizer, lambda step: 0.5**step)
 
 
 @pytest.mark.parametrize("log_every", [1, 2, 100])
 def test_the_mean_loss_of_an_epoch_counts_every_sample_once(log_every: int) -> None:
     train = batches([float(i) for i in range(10)], 4)
     _, log, _ = fit(train=train, log_every=log_every)
-    train_lines = [line for line in log if line["split"] == "train"]
-    assert train_lines[-1]["loss"] == 4.5  # the mean of batch means would be 4.83
-    assert [line["loss"] for line in log if line["split"] == "val"] == [4.5]
-    assert len(train_lines) == {1: 3, 2: 2, 100: 1}[log_every]
+    losses = lines_of(log, "train", "loss")
+    assert losses[-1] == 4.5  # the mean of batch means would be 4.83
+    assert lines_of(log, "val", "loss") == [4.5]
+    assert len(losses) == {1: 3, 2: 2, 100: 1}[log_every]
 
 
 def test_a_step_is_the_gradient_of_the_mean_and_forgets_the_step_before() -> None:
     model, lr = nn.Linear(3, 2).double(), 0.1
     weight, bias = (parameter.detach().clone() for parameter in model.parameters())
     train = regression(10, 4)
-    fit(Mean, train, model, lr, epochs=2)
+    fit(squared, train, model, lr, epochs=2)
     for x, y in train * 2:
         error = x @ weight.T + bias - y  # (batch, 2)
         weight -= lr * 2 * error.T @ x / len(x)
@@ -123,36 +211,50 @@ def test_a_step_is_the_gradient_of_the_mean_and_forgets_the_step_before() -> Non
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 4])
-def test_accumulation_gives_the_large_batchs_update(accumulate: int) -> None:
+@pytest.mark.parametrize("kind", ["list", "DataLoader"])
+def test_accumulation_gives_the_large_batchs_update(accumulate: int, kind: str) -> None:
     weights = []
     for parts in (1, accumulate):
         torch.manual_seed(0)
         model = nn.Linear(3, 2).double()
-        fit(Mean, regression(12, 5), model, 0.1, epochs=2, accumulate=parts, clip=0.5)
+        train: Any = regression(12, 5)  # the last batch has two samples: some shards are empty
+        if kind == "DataLoader":
+            samples = [(x[0], y[0]) for x, y in regression(12, 1)]
+            train = DataLoader(samples, 5)  # type: ignore[arg-type]
+        fit(squared, train, model, 0.1, epochs=2, accumulate=parts, max_grad_norm=0.5)
         weights.append(model.weight.detach())
     assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-14)
 
 
-def test_gradients_are_gone_after_each_step() -> None:
-    trainer, _, _ = fit(lr=0.1)
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+def test_the_batches_of_a_plain_loader_are_cut_into_that_many_micro_batches() -> None:
+    sizes = []
+
+    def watch(model: nn.Module, batch: Any) -> Output:
+        if model.training:
+            sizes.append(len(batch[0]))
+        return given(model, batch)
+
+    trainer, _, _ = fit(watch, batches([1.0] * 9, 6), accumulate=3)
+    # An empty micro-batch has a sample that does not count, so that the model has an input.
+    assert sizes == [2, 2, 2, 1, 1, 1]
+    assert trainer.step == 2
 
 
-@pytest.mark.parametrize(("clip", "step"), [(0.0, 8.0), (2.0, 2.0), (100.0, 8.0)])
-def test_clipping_bounds_the_norm_of_the_step(clip: float, step: float) -> None:
-    trainer, _, _ = fit(train=batches([8.0, 8.0], 2), lr=1.0, clip=clip)
-    weight = next(trainer.model.parameters()).item()
-    assert 1 - weight == pytest.approx(step, rel=1e-6)
+def test_gradients_are_gone_in_the_next_step() -> None:
+    trainer, _, _ = fit(lr=0.25, train=batches([1.0] * 4, 2))
+    assert weight_of(trainer.model).item() == 0.5  # 1 - 2 * 0.25; 0.25 if gradients were added up
+
+
+@pytest.mark.parametrize(("bound", "step"), [(0.0, 8.0), (2.0, 2.0), (100.0, 8.0)])
+def test_clipping_bounds_the_norm_of_the_step(bound: float, step: float) -> None:
+    trainer, _, _ = fit(train=batches([8.0, 8.0], 2), lr=1.0, max_grad_norm=bound)
+    assert 1 - weight_of(trainer.model).item() == pytest.approx(step, rel=1e-6)
 
 
 def test_the_schedule_moves_once_a_step_and_the_log_has_the_rate_that_was_used() -> None:
-    def halve(optimizer: torch.optim.Optimizer) -> LambdaLR:
-        return LambdaLR(optimizer, lambda step: 0.5**step)
-
     train = batches([0.0] * 8, 2)
     _, log, _ = fit(train=train, lr=1.0, schedule=halve, accumulate=2, log_every=1)
-    rates = [line["lr"] for line in log if line["split"] == "train"]
-    assert rates == [1.0, 0.5, 0.25, 0.125]
+    assert lines_of(log, "train", "lr") == [1.0, 0.5, 0.25, 0.125]
 
 
 def test_plateau_gets_the_value_of_this_evaluation() -> None:
@@ -162,25 +264,42 @@ def test_plateau_gets_the_value_of_this_evaluation() -> None:
     metrics = {"score": Scripted([1, 2, 1, 3, 0, 0])}
     options: dict[str, Any] = {"monitor": "score", "metrics": metrics, "epochs": 6}
     _, log, _ = fit(lr=1.0, schedule=plateau, **options)
-    rates = [line["lr"] for line in log if line["split"] == "train"]
-    assert rates == [1, 1, 1, 0.5, 0.5, 0.25]
+    assert lines_of(log, "train", "lr") == [1, 1, 1, 0.5, 0.5, 0.25]
 
 
 def test_best_follows_the_monitor_and_nan_never_becomes_it() -> None:
     values = [math.nan, 1, math.nan, 3, 2, math.nan]
     options: dict[str, Any] = {"monitor": "score", "epochs": 6}
-    trainer, _, saved = fit(metrics={"score": Scripted(values)}, **options)
-    assert trainer.best == {"metric": "score", "value": 3, "step": 8}
+    trainer, _, saved = fit(metrics={"score": Scripted(values)}, lr=0.5, **options)
+    assert trainer.best == {"metric": "score", "value": 3, "step": 8, "epoch": 4, "lr": 0.5}
     assert saved == ["last", "best", "last", "last", "best", "last", "last", "last"]
 
 
 def test_a_metric_that_should_fall_and_the_loss_are_best_when_lowest() -> None:
     error = Scripted([2, 1, 3])
-    error.higher_is_better = False  # type: ignore[attr-defined]
+    error.higher_is_better = False
     trainer, _, _ = fit(metrics={"error": error}, monitor="error", epochs=3)
     assert trainer.best["value"] == 1
     trainer, log, _ = fit(lr=0.5, epochs=3)
-    assert trainer.best["value"] == min(line["loss"] for line in log if line["split"] == "val")
+    losses = lines_of(log, "val", "loss")
+    assert trainer.best["value"] == min(losses) < max(losses)
+
+
+def test_a_monitor_that_does_not_say_what_is_better_is_refused() -> None:
+    class Unclear(Scripted):
+        higher_is_better = None
+
+    error = r"'score' does not say which values are better; .* to the class Unclear"
+    with pytest.raises(SetupError, match=f"trainer.monitor: the metric {error}"):
+        build(metrics={"score": Unclear([])}, monitor="score")
+    build(metrics={"score": Unclear([])}, monitor="loss")  # it has to say so as the monitor only
+
+
+def test_an_unknown_monitor_is_refused_with_the_names_that_there_are() -> None:
+    metrics = {"score": Scripted([]), "error": Scripted([])}
+    names = "there are: loss, score, error"
+    with pytest.raises(SetupError, match=f"trainer.monitor: unknown metric 'scor'; {names}"):
+        build(metrics=metrics, monitor="scor")
 
 
 def test_patience_ends_training_after_that_many_evaluations_without_a_better_one() -> None:
@@ -192,7 +311,7 @@ def test_patience_ends_training_after_that_many_evaluations_without_a_better_one
 def test_max_steps_ends_training_within_an_epoch() -> None:
     trainer, log, saved = fit(train=batches([1.0] * 8, 2), epochs=9, max_steps=6)
     assert trainer.step == 6
-    assert [line["step"] for line in log if line["split"] == "val"] == [4, 6]
+    assert lines_of(log, "val", "step") == [4, 6]
     assert saved[-1] == "last"
 
 
@@ -204,26 +323,17 @@ def test_save_every_saves_within_an_epoch() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step() -> None:
     train = batches([1.0] * 10 + [math.nan] + [1.0] * 9, 1)
     saved: list[str] = []
+    trainer = build(log_every=4, save=saved.append)
     with pytest.raises(TrainingError, match="the loss became nan in steps 9 to 12"):
-        trainer = Given(
-            one_weight(),
-            torch.optim.SGD([torch.zeros(1)], 0.1),
-            TrainerConfig(monitor="loss", log_every=4),
-            save=saved.append,
-        )
         trainer.fit(train, train)
     assert saved == []
 
 
 def test_weights_that_are_not_finite_are_never_saved() -> None:
     saved: list[str] = []
-    model = one_weight()
-    trainer = Given(
-        model, torch.optim.SGD(model.parameters(), math.inf), TrainerConfig(monitor="loss"),
-        save=saved.append,
-    )  # fmt: skip
+    trainer = build(lr=math.inf, save=saved.append)
+    trainer.train_epoch(batches([1.0], 1))
     with pytest.raises(TrainingError, match="a weight is not finite after step 1"):
-        trainer.train_epoch(batches([1.0], 1))
         trainer.checkpoint("last")
     assert saved == []
 
@@ -235,20 +345,20 @@ def test_weights_are_saved_though_their_sum_is_too_large(value: float, dtype: to
     saved: list[str] = []
     model = nn.Linear(300, 300, bias=False, dtype=dtype)
     nn.init.constant_(model.weight, value)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    trainer = Trainer(model, optimizer, TrainerConfig(monitor="loss"), save=saved.append)
+    trainer = build(model=model, save=saved.append)
     trainer.checkpoint("last")
     assert saved == ["last"]
     for bad in (math.nan, math.inf, -math.inf):
         nn.init.constant_(model.weight[0, :1].detach(), bad)
         with pytest.raises(TrainingError):
             trainer.checkpoint("last")
+    assert saved == ["last"]
 
 
 def test_evaluation_is_in_eval_mode_without_gradients_and_training_goes_on_as_before() -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2)).double()
     train = regression(8, 4)
-    trainer = Mean(model, torch.optim.SGD(model.parameters(), 0.1), TrainerConfig(monitor="loss"))
+    trainer = build(squared, model, 0.1)
     first = trainer.evaluate(train)
     assert first == trainer.evaluate(train)
     assert not model.training
@@ -265,7 +375,7 @@ def test_what_observes_does_not_disturb() -> None:
         torch.manual_seed(0)
         layer = nn.Linear(3, 2).double()
         model = nn.Sequential(nn.Dropout(0.5), layer)
-        fit(Mean, regression(10, 3), model, 0.1, epochs=3, **options)
+        fit(squared, regression(10, 3), model, 0.1, epochs=3, **options)
         weights.append(layer.weight.detach())
     assert torch.equal(weights[0], weights[1])
 
@@ -273,14 +383,13 @@ def test_what_observes_does_not_disturb() -> None:
 def test_dropout_differs_from_step_to_step_and_by_seed_alone() -> None:
     seen: list[Tensor] = []
 
-    class Watch(Given):
-        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-            if self.model.training:
-                seen.append(nn.functional.dropout(torch.ones(50)))
-            return super().forward(batch)
+    def watch(model: nn.Module, batch: Any) -> Output:
+        if model.training:
+            seen.append(nn.functional.dropout(torch.ones(50)))
+        return given(model, batch)
 
     for seed in (1, 1, 2):
-        fit(Watch, batches([1.0] * 4, 2), accumulate=2, seed=seed)
+        fit(watch, batches([1.0] * 4, 2), accumulate=2, seed=seed)
     first, again, other = seen[:4], seen[4:8], seen[8:]
     assert len({tuple(mask.tolist()) for mask in first}) == 4
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -288,78 +397,328 @@ def test_dropout_differs_from_step_to_step_and_by_seed_alone() -> None:
 
 
 def test_running_totals_keep_no_graph() -> None:
-    trainer, _, _ = fit()
-    train = batches([1.0] * 40, 1)
-    trainer.config = TrainerConfig(monitor="loss", log_every=1000)
-    for batch in train:
-        trainer.train_step([(batch, 1)], 1)
-    assert len(trainer.losses) == 40
-    assert all(loss.grad_fn is None for loss in trainer.losses)
+    def forward(model: nn.Module, batch: Any) -> Output:
+        output = given(model, batch)
+        return Output(output.losses, None, None, {"twice": 2 * output.losses})
+
+    trainer = build(forward, log_every=1000)
+    for batch in batches([1.0] * 40, 1):
+        trainer.train_step(one_step(batch))
+    sums = [value for row in trainer.pending for value in row.values()]
+    assert len(sums) == 80
+    assert all(value.grad_fn is None for value in sums)
 
 
-def test_mistakes_in_wiring_are_told() -> None:
-    class Averaged(Given):
-        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-            losses, output = super().forward(batch)
-            return losses.mean(), output
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda losses: losses.mean(), r"\(\)"),
+        (lambda losses: losses[:1], r"\(1,\)"),
+        (lambda losses: losses[:, None], r"\(2, 1\)"),
+    ],
+)
+def test_losses_of_a_wrong_shape_are_refused(
+    change: Callable[[Tensor], Tensor], found: str
+) -> None:
+    def forward(model: nn.Module, batch: Any) -> Output:
+        return Output(change(given(model, batch).losses), None)
 
-    with pytest.raises(AssertionError, match=r"expected losses \(batch,\), found \(\)"):
-        fit(Averaged)
+    expected = r"forward: expected losses of shape \(2,\), one for each sample and unreduced"
+    with pytest.raises(SetupError, match=f"{expected}, found {found}; .* needs `units`"):
+        fit(forward)
 
 
-def test_inputs_may_be_a_dict_of_tensors() -> None:
-    class Named(Trainer):
-        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-            inputs, _ = batch
-            return inputs["loss"] * next(self.model.parameters()).squeeze(), inputs["loss"]
+def test_with_units_the_losses_may_have_more_dimensions_but_an_entry_for_each_sample() -> None:
+    def forward(model: nn.Module, batch: Any) -> Output:
+        return Output(given(model, batch).losses[:, None].expand(-1, 3), None)
 
-    def steps(loader: Any, epoch: int, start: int, own: range) -> Any:
-        return [([(batch, 2)], 2) for batch in loader]
+    def reduced(model: nn.Module, batch: Any) -> Output:
+        return Output(given(model, batch).losses.mean(), None)
 
-    train: Any = [({"loss": torch.ones(2)}, torch.zeros(2))]
-    trainer, _, _ = fit(Named, train, steps=steps, lr=1.0)
-    assert next(trainer.model.parameters()).item() == 0.0
+    def units(batch: Any) -> int:
+        return 3 * len(batch[0])
+
+    _, log, _ = fit(forward, batches([1.0, 3.0], 2), units=units)
+    assert lines_of(log, "train", "loss") == [2.0]
+    with pytest.raises(SetupError, match=r"found \(\)"):
+        fit(reduced, units=units)
+
+
+class Pair(NamedTuple):
+    inputs: Tensor
+    note: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    inputs: Tensor
+    extra: dict[str, list[Tensor]]
+    note: str = "kept"
+
+
+def as_dict(inputs: Tensor) -> Any:
+    return {"inputs": inputs, "note": "kept"}
+
+
+def as_named_tuple(inputs: Tensor) -> Any:
+    return Pair(inputs, "kept")
+
+
+def as_dataclass(inputs: Tensor) -> Any:
+    return Sample(inputs, {"nested": [inputs]})
+
+
+@pytest.mark.parametrize("make", [as_dict, as_named_tuple, as_dataclass])
+def test_a_batch_may_be_a_dict_a_named_tuple_or_a_dataclass(make: Callable[[Tensor], Any]) -> None:
+    seen: list[Any] = []
+
+    def forward(model: nn.Module, batch: Any) -> Output:
+        fields = batch if isinstance(batch, dict) else vars_of(batch)
+        seen.append(type(batch))
+        assert fields["note"] == "kept"
+        if "extra" in fields:
+            assert torch.equal(fields["extra"]["nested"][0], fields["inputs"])
+        return Output(fields["inputs"] * weight_of(model), None)
+
+    def vars_of(batch: Any) -> dict[str, Any]:
+        return dict(batch._asdict()) if isinstance(batch, tuple) else vars(batch)
+
+    train = [make(torch.tensor([1.0, 2.0, 6.0]))]
+    trainer, log, _ = fit(forward, train, accumulate=2, lr=0.5)
+    assert seen == [type(train[0])] * 3  # two micro-batches in training, one in evaluation
+    assert lines_of(log, "train", "loss") == [3.0]
+    assert weight_of(trainer.model).item() == -0.5  # 1 - 0.5 * the mean of 1, 2 and 6
+
+
+class Filled:
+    """A loader whose only step has two micro-batches, the second of which only fills a place."""
+
+    def __init__(self, real: Batch) -> None:
+        self.real = real
+
+    def __len__(self) -> int:
+        return 1
+
+    def steps_of_epoch(
+        self, epoch: int, start: int, shards: int, mine: Sequence[int]
+    ) -> Iterator[Step]:
+        filler = (torch.tensor([100.0]), torch.zeros(1))
+        parts = [MicroBatch(self.real, 2), MicroBatch(filler, 0)]
+        yield Step(parts[: len(mine)], 2)
 
 
 def test_a_micro_batch_that_counts_nothing_counts_nowhere() -> None:
-    seen = []
+    def forward(model: nn.Module, batch: Any) -> Output:
+        output = given(model, batch)
+        return Output(output.losses, batch[0], batch[1], {"input": batch[0]})
 
-    class Seen(Scripted):
-        def update(self, preds: Tensor, target: Tensor) -> None:
-            seen.append(len(target))
-
-    def steps(loader: Any, epoch: int, start: int, own: range) -> Any:
-        filler = (torch.tensor([100.0]), torch.zeros(1))
-        pairs = [(loader[0], 2), (filler, 0)]
-        return [(pairs, 2)] if len(own) == 2 else [([pair], pair[1]) for pair in pairs]
-
-    train = batches([2.0, 4.0], 2)
-    options: Any = {"steps": steps, "accumulate": 2, "metrics": {"score": Seen([1.0])}}
-    trainer, log, _ = fit(train=train, lr=0.25, **options)
-    assert next(trainer.model.parameters()).item() == 0.25  # 1 - 0.25 * the mean of 2 and 4
+    [real] = batches([2.0, 4.0], 2)
+    options: Any = {"accumulate": 2, "metrics": {"total": Total()}}
+    trainer, log, _ = fit(forward, Filled(real), lr=0.25, **options)
+    assert weight_of(trainer.model).item() == 0.25  # 1 - 0.25 * the mean of 2 and 4
     assert [line["loss"] for line in log] == [3.0, 0.75]
-    assert seen == [2]
+    assert [line["input"] for line in log] == [3.0, 3.0]
+    assert lines_of(log, "val", "total") == [6.0]
+
+
+def test_an_empty_shard_of_an_evaluation_reaches_no_metric() -> None:
+    trainer = build(metrics={"total": Total()})
+    trainer.world_size, trainer.rank = 2, 0  # the first of two processes, that has no sample
+    trainer.all_reduce_sum = lambda values: values  # type: ignore[method-assign]
+    values = trainer.evaluate(batches([5.0], 1))
+    assert values == {"loss": 0.0, "total": 0.0}
 
 
 def test_the_loss_of_each_epoch_is_its_own() -> None:
     _, log, _ = fit(lr=0.5, epochs=2, train=batches([1.0, 1.0], 1))
-    assert [line["loss"] for line in log if line["split"] == "train"] == [0.75, -0.25]
+    assert lines_of(log, "train", "loss") == [0.75, -0.25]
 
 
 def test_evaluation_computes_no_gradients() -> None:
-    class Watch(Given):
-        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-            assert torch.is_grad_enabled() == self.model.training
-            return super().forward(batch)
+    modes = []
 
-    fit(Watch)
+    def watch(model: nn.Module, batch: Any) -> Output:
+        modes.append((torch.is_grad_enabled(), model.training))
+        return given(model, batch)
+
+    fit(watch)
+    assert set(modes) == {(True, True), (False, False)}
+
+
+def ragged(*samples: list[float]) -> dict[str, Tensor]:
+    """A batch of sequences of unequal length: the losses of their tokens, and which are real."""
+    length = max(len(sample) for sample in samples)
+    rows = [sample + [1e6] * (length - len(sample)) for sample in samples]
+    mask = [[1.0] * len(sample) + [0.0] * (length - len(sample)) for sample in samples]
+    return {"losses": torch.tensor(rows), "mask": torch.tensor(mask)}
+
+
+def by_token(model: nn.Module, batch: Any) -> Output:
+    losses = batch["losses"] * batch["mask"] * weight_of(model)  # (batch, length)
+    length = batch["mask"].sum(1)
+    return Output(losses, None, None, {"length": length})
+
+
+def count_tokens(batch: Any) -> int:
+    return int(batch["mask"].sum())
+
+
+def test_with_units_a_step_is_the_mean_over_the_tokens_of_its_micro_batches() -> None:
+    train = [ragged([1.0, 2.0, 3.0], [8.0])]  # cut into micro-batches of three tokens and of one
+    for accumulate in (1, 2):
+        options: dict[str, Any] = {"units": count_tokens, "accumulate": accumulate}
+        trainer, _, _ = fit(by_token, train, lr=1.0, **options)
+        # The mean over samples would be 7, that of the means of the micro-batches 5.
+        assert weight_of(trainer.model).item() == 1 - 3.5
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_with_units_the_loss_of_an_epoch_is_the_mean_over_tokens(accumulate: int) -> None:
+    train = [ragged([1.0, 2.0, 3.0], [8.0]), ragged([10.0, 10.0])]
+    _, log, _ = fit(by_token, train, units=count_tokens, accumulate=accumulate)
+    assert [line["loss"] for line in log] == pytest.approx([34 / 6] * 2)
+
+
+def test_a_step_without_a_single_unit_leaves_the_weights() -> None:
+    empty = {"losses": torch.ones(2, 3), "mask": torch.zeros(2, 3)}
+    trainer, log, _ = fit(by_token, [empty], lr=1.0, units=count_tokens)
+    assert weight_of(trainer.model).item() == 1.0
+    assert [line["loss"] for line in log] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_values_are_logged_as_means_over_samples(log_every: int) -> None:
+    train = [ragged([1.0, 2.0, 3.0], [8.0]), ragged([10.0, 10.0])]
+    options: dict[str, Any] = {"units": count_tokens, "accumulate": 2, "log_every": log_every}
+    _, log, _ = fit(by_token, train, epochs=2, **options)
+    # Six tokens in three samples; the mean over tokens would be 1, that of batch means 2 as well
+    # but for the first epoch's first line, which has the first batch only.
+    assert lines_of(log, "train", "length") == {1: [2.0, 2.0] * 2, 100: [2.0] * 2}[log_every]
+    assert lines_of(log, "val", "length") == [2.0, 2.0]
+
+
+class OfOutput(Total):
+    def update(self, output: Output) -> None:  # type: ignore[override]
+        self.sum += float(output.values["input"].sum())
+
+
+class OfOutputAndBatch(Total):
+    def update(self, output: Output, batch: Any) -> None:  # type: ignore[override]
+        self.sum += float((output.losses * batch[1]).sum())
+
+
+def test_a_metric_gets_what_the_parameters_of_its_update_ask_for() -> None:
+    def forward(model: nn.Module, batch: Any) -> Output:
+        inputs, target = batch
+        losses = inputs * weight_of(model)
+        return Output(losses, 10 * inputs, target, {"input": inputs})
+
+    val = [(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))] * 2
+    metrics = {"preds": Total(), "output": OfOutput(), "batch": OfOutputAndBatch()}
+    trainer = build(forward, metrics=metrics)
+    for _ in range(2):  # the second evaluation starts anew
+        values = trainer.evaluate(val)
+        assert values == {"loss": 1.5, "input": 1.5, "preds": 60.0, "output": 6.0, "batch": 22.0}
+
+
+def test_a_metric_is_moved_to_the_device_of_the_model() -> None:
+    class Movable(Fixed):
+        def to(self, device: torch.device) -> None:
+            self.device = device
+
+    metric = Movable(1.0)
+    build(model=nn.Linear(1, 1, device="meta"), metrics={"score": metric})
+    assert metric.device == torch.device("meta")
+
+
+def test_the_entries_of_a_dict_are_logged_by_the_name_of_the_metric_and_their_own() -> None:
+    result = {"f1": torch.tensor(0.5), "recall": 0.25, "classes": torch.tensor([0.0, 1.0])}
+    trainer, log, _ = fit(metrics={"macro": Fixed(result)})
+    values = trainer.evaluate(batches([1.0], 1))
+    expected = {"loss": 1.0, "macro_f1": 0.5, "macro_recall": 0.25, "macro_classes": [0.0, 1.0]}
+    assert values == expected
+    assert log[-1].keys() == {"step", "epoch", "split", "lr", "loss", "macro_f1", "macro_recall"}
+
+
+def test_vectors_and_matrices_are_what_evaluate_gives_but_are_not_logged() -> None:
+    metrics = {"vector": Fixed(torch.ones(2)), "matrix": Fixed(torch.eye(2)), "list": Fixed([1])}
+    trainer, log, _ = fit(metrics=metrics)
+    values = trainer.evaluate(batches([1.0], 1))
+    assert values["vector"] == [1.0, 1.0]
+    assert values["matrix"] == [[1.0, 0.0], [0.0, 1.0]]
+    assert values["list"] == [1]
+    assert all(isinstance(value, int | float | str) for line in log for value in line.values())
+    assert not any(name in line for line in log for name in metrics)
+
+
+def noisy(model: nn.Module, batch: Any) -> Output:
+    """Draw from torch in evaluation too, as a variational autoencoder does."""
+    inputs, target = batch
+    return squared(model, (inputs + torch.randn_like(inputs), target))
+
+
+def fragile() -> nn.Module:
+    """A model that any pass in training mode would change."""
+    torch.manual_seed(0)
+    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2)
+    return nn.Sequential(*layers).double()
+
+
+def test_a_check_changes_no_bit() -> None:
+    train = regression(12, 4)
+    runs = []
+    for is_checked in (False, True):
+        log: Lines = []
+        total = Total()
+        trainer = build(noisy, fragile(), 0.1, epochs=2, metrics={"t": total}, log=log.append)
+        if is_checked:
+            before = state_of(trainer)
+            for split in ("train", "val"):
+                trainer.check(split, MicroBatch(train[0], 4))
+            for one, other in zip(tree_leaves(before), tree_leaves(state_of(trainer)), strict=True):
+                assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+            assert all(parameter.grad is None for parameter in trainer.model.parameters())
+            assert (total.sum, trainer.pending, log) == (0.0, [], [])
+        trainer.fit(train, train)
+        runs.append((trainer, log))
+    assert without_rate(runs[0][1]) == without_rate(runs[1][1])
+    assert_same_weights(runs[0][0].model, runs[1][0].model)
+
+
+def test_a_check_tries_the_metrics_and_adds_the_shapes_to_the_error_as_a_note() -> None:
+    class Picky(Total):
+        def update(self, preds: Tensor, target: Tensor) -> None:
+            raise IndexError("no such class")
+
+    batch = {"image": torch.zeros(4, 5), "label": [torch.zeros(4, dtype=torch.long)]}
+
+    def forward(model: nn.Module, batch: Any) -> Output:
+        return Output(model(batch["image"]).sum(1), None)
+
+    shapes = "[((4, 5), torch.float32), ((4,), torch.int64)]"
+    note = f"This was the first try of a batch of val: {shapes}"
+    trainer = build(forward, nn.Linear(3, 2))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as shape_error:
+        trainer.check("val", MicroBatch(batch, 4))
+    assert shape_error.value.__notes__ == [note]
+    trainer = build(forward, nn.Linear(5, 2), metrics={"score": Picky()})
+    with pytest.raises(IndexError, match="no such class") as metric_error:
+        trainer.check("val", MicroBatch(batch, 4))
+    assert metric_error.value.__notes__ == [note]
+
+
+@pytest.mark.parametrize("result", [torch.ones(2), {"f1": 1.0}])
+def test_a_check_refuses_a_monitor_that_is_not_one_number(result: Any) -> None:
+    metrics = {"many": Fixed(result), "score": Fixed(0.5)}
+    trainer = build(metrics=metrics, monitor="many")
+    error = "trainer.monitor: 'many' is not a single number; there are: loss, .*score"
+    with pytest.raises(SetupError, match=error):
+        trainer.check("train", MicroBatch(batches([1.0], 1)[0], 1))
 
 
 def test_a_checkpoint_of_the_best_says_so_itself() -> None:
     states: list[tuple[str, dict[str, Any]]] = []
-    model = one_weight()
-    config = TrainerConfig(monitor="loss", epochs=2)
-    trainer = Given(model, torch.optim.SGD(model.parameters(), 0.5), config)
+    trainer = build(lr=0.5, epochs=2)
     trainer.save = lambda name: states.append((name, trainer.state_dict()))
     train = batches([1.0, 1.0], 2)
     trainer.fit(train, train)
@@ -367,55 +726,188 @@ def test_a_checkpoint_of_the_best_says_so_itself() -> None:
 
 
 def test_the_state_counts_losses_that_are_still_on_the_device() -> None:
-    trainer, _, _ = fit()
-    trainer.train_step([(batch, 2) for batch in batches([1.0, 2.0], 2)], 2)
+    trainer = build(accumulate=2)
+    trainer.train_step(one_step(*batches([1.0, 2.0], 1)))
     states = []
     trainer.save = lambda name: states.append(trainer.state_dict())
     trainer.checkpoint("last")
-    assert (states[0]["loss_sum"], states[0]["count"]) == (3.0, 2)
+    assert (states[0]["sums"], states[0]["samples"]) == ({"loss": 3.0}, 2)
+
+
+def stop_at(trainer: Trainer, at: int, train: Any, val: Any) -> list[Any]:
+    """Stop when the trainer asks for the `at`-th time; get the state that it saves then."""
+    asked: list[None] = []
+    saved: list[Any] = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) == at
+
+    def save(name: str) -> None:
+        if name == "last":
+            saved[:] = state_of(trainer)
+
+    trainer.stop = stop
+    trainer.save = save
+    with pytest.raises(Stopped):
+        trainer.fit(train, val)
+    return saved
 
 
 @pytest.mark.parametrize("at", [1, 2, 4, 6, 9])
 def test_a_stop_leaves_a_state_that_goes_on_as_if_nothing_had_happened(at: int) -> None:
-    class Score(Scripted):
-        def update(self, preds: Tensor, target: Tensor) -> None:
-            self.values = iter([float(preds.sum())])
-
-    def build() -> tuple[Trainer, list[dict[str, Any]]]:
-        log: list[dict[str, Any]] = []
-        model = one_weight()
-        config = TrainerConfig(monitor="loss", epochs=3, log_every=2)
-        optimizer = torch.optim.SGD(model.parameters(), 0.5, momentum=0.9)
-        return Given(model, optimizer, config, metrics={"s": Score([])}, log=log.append), log
+    def make() -> tuple[Trainer, Lines]:
+        log: Lines = []
+        options: dict[str, Any] = {"epochs": 3, "log_every": 2, "momentum": 0.9}
+        return build(lr=0.5, metrics={"total": Total()}, log=log.append, **options), log
 
     train = batches([1.0, 2.0, 3.0], 1)
-    whole, expected = build()
+    whole, expected = make()
     whole.fit(train, train[:1])  # three steps an epoch, asked four times
-    part, log = build()
-    asked, saved = [0], [dict[str, Any]()]
-
-    def stop() -> bool:
-        asked[0] += 1
-        return asked[0] == at
-
-    def save(name: str) -> None:
-        if name == "last":
-            parts: list[Any] = [part.model, part.optimizer, part]
-            saved[0] = copy.deepcopy({str(i): p.state_dict() for i, p in enumerate(parts)})
-
-    part.stop, part.save = stop, save
-    with pytest.raises(Stopped):
-        part.fit(train, train[:1])
-    again, rest = build()
-    restored: list[Any] = [again.model, again.optimizer, again]
-    for i, each in enumerate(restored):
-        each.load_state_dict(saved[0][str(i)])
+    part, log = make()
+    saved = stop_at(part, at, train, train[:1])
+    again, rest = make()
+    load(again, saved)
     again.fit(train, train[:1])
-    for line in (*expected, *log, *rest):
-        line.pop("rate", None)
-    assert [*log, *rest] == expected
-    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert without_rate(log, rest) == without_rate(expected)
+    assert_same_weights(whole.model, again.model)
+
+
+class Jittered(Dataset[Batch]):
+    """Samples with a transform that draws from torch."""
+
+    def __init__(self, samples: list[Batch]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Batch:
+        inputs, target = self.samples[index]
+        return inputs[0] + torch.randn(3), target[0]
+
+
+def plain_loader(num_workers: int) -> Any:
+    return DataLoader(Jittered(regression(10, 1)), 3, shuffle=True, num_workers=num_workers)
+
+
+def own_loader(num_workers: int) -> Any:
+    config = LoaderConfig(batch_size=3, num_workers=num_workers)
+    return Loader(Seeded(Jittered(regression(10, 1))), config, shuffle=True)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 7, 11])
+@pytest.mark.parametrize("make_loader", [plain_loader, own_loader])
+@pytest.mark.parametrize("forward", [squared, noisy])
+def test_a_shuffled_loader_with_random_transforms_resumes_exactly(
+    at: int, make_loader: Callable[[int], Any], forward: Forward
+) -> None:
+    check_resume(at, lambda: make_loader(0), forward)
+
+
+@pytest.mark.parametrize("make_loader", [plain_loader, own_loader])
+def test_it_resumes_exactly_with_workers_too(make_loader: Callable[[int], Any]) -> None:
+    check_resume(2, lambda: make_loader(1), squared)
+
+
+def check_resume(at: int, make_loader: Callable[[], Any], forward: Forward) -> None:
+    """Stop within an epoch of four steps and one evaluation of two batches, and go on."""
+
+    def make() -> tuple[Trainer, Lines]:
+        log: Lines = []
+        options: dict[str, Any] = {"epochs": 2, "log_every": 1, "momentum": 0.9, "accumulate": 2}
+        return build(forward, fragile(), 0.1, log=log.append, **options), log
+
+    val = regression(6, 3)
+    whole, expected = make()
+    whole.fit(make_loader(), val)
+    part, log = make()
+    saved = stop_at(part, at, make_loader(), val)
+    again, rest = make()
+    load(again, saved)
+    torch.manual_seed(987 + at)  # another process has other random numbers
+    again.fit(make_loader(), val)
+    assert without_rate(log, rest) == without_rate(expected)
+    assert_same_weights(whole.model, again.model)
+
+
+def test_the_order_of_a_shuffled_data_loader_is_another_in_each_epoch_and_for_each_seed() -> None:
+    orders: list[list[float]] = []
+
+    def watch(model: nn.Module, batch: Any) -> Output:
+        if model.training:
+            orders.append(batch.tolist())
+        return Output(batch * weight_of(model), None)
+
+    for seed in (1, 1, 2):
+        train = DataLoader([float(i) for i in range(20)], 20, shuffle=True)  # type: ignore[arg-type, var-annotated]
+        fit(watch, train, epochs=2, seed=seed)
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    first, second, first_again, second_again, *others = orders
+    assert (first, second) == (first_again, second_again)
+    assert len({tuple(order) for order in (first, second, *others)}) == 4
+
+
+def test_a_data_loader_with_a_generator_of_its_own_is_refused_on_resume_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = [(x[0], y[0]) for x, y in regression(6, 1)]
+    train: Any = DataLoader(samples, 2, shuffle=True, generator=generator)  # type: ignore[arg-type]
+    trainer, _, _ = fit(squared, train, nn.Linear(3, 2).double())
+    again = build(squared, nn.Linear(3, 2).double(), epochs=2)
+    load(again, state_of(trainer))
+    with pytest.raises(SetupError, match="cannot be resumed exactly: create it without generator="):
+        again.fit(train, train)
+    assert again.step == 3
+
+
+@dataclass
+class Adversaries(Trainer):
+    """Two optimizers: the first makes the loss small, then the second makes it large."""
+
+    second: Any = field(default=None, kw_only=True)
+
+    def update(self, micro_batches: Sequence[MicroBatch], total: int) -> None:
+        for sign, optimizer in ((1, self.optimizer), (-1, self.second)):
+            optimizer.zero_grad()
+            for micro_batch in micro_batches:
+                losses = self.forward_batch(micro_batch).losses
+                loss = sign * losses.sum() / total
+                loss.backward()  # type: ignore[no-untyped-call]
+                if sign < 0:
+                    self.pending.append({"loss": losses.detach().sum()})
+            optimizer.step()
+
+
+def test_update_may_be_overridden_for_two_optimizers() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor(2.0))
+            self.b = nn.Parameter(torch.tensor(1.0))
+
+    def forward(model: nn.Module, batch: Any) -> Output:
+        return Output(model.a * model.b * batch, None)
+
+    model = Product()
+    log: Lines = []
+    trainer = Adversaries(
+        model,
+        torch.optim.SGD([model.a], 0.25),
+        forward,
+        TrainerConfig(epochs=2, accumulate=2, log_every=1),
+        second=torch.optim.SGD([model.b], 0.5),
+        log=log.append,
+    )
+    train = [torch.tensor([1.0, 3.0])]
+    trainer.fit(train, train)
+    a, b, losses = 2.0, 1.0, []
+    for _ in range(2):
+        a -= 0.25 * b * 2  # 2 is the mean of the batch
+        losses.append(a * b * 2)
+        b += 0.5 * a * 2
+    assert (model.a.item(), model.b.item()) == (a, b)
+    assert lines_of(log, "train", "loss") == losses
+    assert trainer.step == 2
 
 
 @pytest.mark.parametrize(
@@ -423,53 +915,49 @@ def test_a_stop_leaves_a_state_that_goes_on_as_if_nothing_had_happened(at: int) 
     [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
 )
 def test_precision_is_that_of_the_arithmetic_and_not_of_weights_and_losses(
-    precision: Any, dtype: torch.dtype
+    precision: str, dtype: torch.dtype
 ) -> None:
     seen: set[tuple[torch.dtype, ...]] = set()
 
-    class Watch(Trainer):
-        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-            losses, output = super().forward(batch)
-            seen.add((output.dtype, losses.dtype))
-            return losses, output
+    def watch(model: nn.Module, batch: Any) -> Output:
+        output = classify(model, batch)
+        seen.add((output.preds.dtype, output.losses.dtype))
+        return output
 
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     inputs = torch.randn(64, 3)
     train = [(inputs, (inputs[:, 0] > 0).long())] * 40
-    _, log, _ = fit(Watch, train, model, 1.0, precision=precision)
+    _, log, _ = fit(watch, train, model, 1.0, precision=precision)
     assert seen == {(dtype, torch.float32)}  # in training and in evaluation
     assert model.weight.dtype == torch.float32
     assert log[-1]["loss"] < 0.2
 
 
 def test_fp16_scales_the_loss_and_not_the_update() -> None:
-    class Tiny(Trainer):
-        def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
-            losses, output = super().forward(batch)
-            return losses * 1e-7, output  # fp16 holds such gradients only when they are scaled
+    def tiny(model: nn.Module, batch: Any) -> Output:
+        output = classify(model, batch)
+        # fp16 holds such gradients only when they are scaled.
+        return Output(output.losses * 1e-7, output.preds, output.target)
 
     weights = []
     for precision in ("fp32", "fp16"):
         model = nn.Linear(1, 2, bias=False)
         nn.init.zeros_(model.weight)
         train = [(torch.ones(4, 1), torch.tensor([0, 0, 0, 1]))] * 3
-        fit(Tiny, train, model, 1e7, precision=precision, accumulate=2)
+        fit(tiny, train, model, 1e7, precision=precision, accumulate=2)
         weights.append(model.weight.detach())
     assert weights[0].abs().min() > 0.1
     assert torch.allclose(weights[0], weights[1], rtol=1e-3)
 
 
-@pytest.mark.parametrize("clip", [0.0, 2.0])
-def test_fp16_skips_a_step_that_overflows_with_its_schedule(clip: float) -> None:
-    def halve(optimizer: torch.optim.Optimizer) -> LambdaLR:
-        return LambdaLR(optimizer, lambda step: 0.5**step)
-
+@pytest.mark.parametrize("bound", [0.0, 2.0])
+def test_fp16_skips_a_step_that_overflows_with_its_schedule(bound: float) -> None:
     train = batches([1e36, 3.0], 1)  # scaled by 65,536 more than float32 holds
-    options: Any = {"precision": "fp16", "log_every": 1, "clip": clip}
+    options: Any = {"precision": "fp16", "log_every": 1, "max_grad_norm": bound}
     trainer, log, _ = fit(train=train, lr=1.0, schedule=halve, **options)
-    assert [line["lr"] for line in log if line["split"] == "train"] == [1.0, 1.0]
-    assert next(trainer.model.parameters()).item() == pytest.approx(1 - (clip or 3.0), rel=1e-5)
+    assert lines_of(log, "train", "lr") == [1.0, 1.0]
+    assert weight_of(trainer.model).item() == pytest.approx(1 - (bound or 3.0), rel=1e-5)
     assert trainer.scaler.get_scale() == 65536 / 2
     assert trainer.optimizer.param_groups[0]["lr"] == 0.5
 
@@ -490,38 +978,41 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
+def four_samples() -> Batch:
+    return torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+
+
 def test_nothing_is_float64_before_it_is_on_the_cpu_again() -> None:
-    model = nn.Linear(3, 2)
-    config = TrainerConfig(monitor="loss", clip=1.0)
-    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), config)
-    batch = (torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
-    confusion = ConfusionMatrix(2)
+    trainer = build(classify, nn.Linear(3, 2), 0.1, max_grad_norm=1.0)
+    batch = four_samples()
     with Watch() as watch:
-        trainer.train_step([(batch, 4)], 4)
-        confusion.update(*trainer.compute(batch)[1:2], batch[1])
+        trainer.train_step(one_step(batch))
+        trainer.evaluate([batch])
     assert torch.float32 in watch.types
     assert torch.float64 not in watch.types
 
 
 def fused(config: TrainerConfig, **options: Any) -> Trainer:
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-    return Trainer(model, torch.optim.AdamW(model.parameters(), fused=True), config, **options)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    return Trainer(model, optimizer, classify, config, **options)
 
 
-@pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_a_step_dispatches_few_operations_more_than_the_bare_one(clip: float) -> None:
-    trainer = fused(TrainerConfig(monitor="loss", clip=clip))
-    inputs, target = batch = (torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
-    trainer.train_step([(batch, 4)], 4)  # the optimizer makes its state in the first step
+@pytest.mark.parametrize("bound", [0.0, 1.0])
+def test_a_step_dispatches_few_operations_more_than_the_bare_one(bound: float) -> None:
+    trainer = fused(TrainerConfig(max_grad_norm=bound))
+    batch = four_samples()
+    inputs, target = batch
+    trainer.train_step(one_step(batch))  # the optimizer makes its state in the first step
     with Watch() as bare:
+        trainer.optimizer.zero_grad()
         loss = nn.functional.cross_entropy(trainer.model(inputs), target)
         loss.backward()  # type: ignore[no-untyped-call]
-        if clip:
-            nn.utils.clip_grad_norm_(trainer.model.parameters(), clip)
+        if bound:
+            nn.utils.clip_grad_norm_(trainer.model.parameters(), bound)
         trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
     with Watch() as ours:
-        trainer.train_step([(batch, 4)], 4)
+        trainer.train_step(one_step(batch))
     assert "aten._fused_adamw_.default" in bare.names
     assert len(ours.names) <= len(bare.names) + 2
 
@@ -530,8 +1021,8 @@ def test_no_step_waits_for_the_device_to_get_a_number_from_it() -> None:
     def log(_: dict[str, Any]) -> None:
         watch.names.append("log")
 
-    trainer = fused(TrainerConfig(monitor="loss", log_every=5, epochs=1), log=log)
-    train = [(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))] * 12
+    trainer = fused(TrainerConfig(log_every=5, epochs=1), log=log)
+    train = [four_samples()] * 12
     with Watch() as watch:
         trainer.train_epoch(train)
     assert watch.names.count("log") == 3

@@ -71,7 +71,13 @@ class Entry(NamedTuple):
 
 
 class NotThatError(Exception):
-    """A value is not of the type that it should be."""
+    """A value, or an item in it, is not of the type that it should be."""
+
+    def __init__(self, hint: Any, node: yaml.Node, place: str = "") -> None:
+        super().__init__(place)
+        self.hint = hint
+        self.node = node
+        self.place = place
 
 
 def load(
@@ -89,7 +95,7 @@ def load(
     found: dict[str, Entry] = {}
     values: dict[str, Any] = {}
     entries = [_split(override, source) for override in overrides]
-    for entry in [*_entries_of(path), *entries]:
+    for entry in itertools.chain(_entries_of(path), entries):
         if entry.key not in hints:
             raise ConfigError(f"{entry.where}: {_unknown(entry.key, hints)}")
         if entry.key in found and not entry.is_text:
@@ -228,8 +234,7 @@ def _parse(text: str, source: str) -> yaml.Node:
         line = text.count("\n", 0, error.position)
         problem = "a control character, or bytes that are not UTF-8"
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line if mark else 0
+        line = getattr(error, "problem_mark", loader).line
         problem = str(getattr(error, "problem", error))
     raise ConfigError(f"{source}:{line + 1}: not valid YAML: {problem:.80}")
 
@@ -258,9 +263,10 @@ def _value_of(entry: Entry, hint: Any) -> Any:
         node = _parse(entry.node.value, f"{entry.where}: {entry.key}")
     try:
         return _convert(hint, node)
-    except NotThatError:
-        name = f"{entry.key}: " if entry.key else ""
-        message = f"expected {_name(hint)}, found {_found(node)}"
+    except NotThatError as error:
+        key = f"{entry.key}{error.place}"
+        name = f"{key}: " if key else ""
+        message = f"expected {_name(error.hint)}, found {_found(error.node)}"
         raise ConfigError(f"{entry.where}: {name}{message}") from None
 
 
@@ -275,16 +281,28 @@ def _convert(hint: Any, node: yaml.Node) -> Any:
     """The value of a node; raises NotThatError if it is not of this type."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        return None if _is_null(node) else _convert(_without_none(hint), node)
+        return None if _is_null(node) else _optional(hint, node)
     if origin in (list, tuple):
         return origin(_items(hint, node))
-    if not isinstance(node, yaml.ScalarNode) or node.tag == NULL_TAG:
-        raise NotThatError
-    if origin is Annotated:
-        return _bounded(hint, node)
-    if origin is Literal:
-        return _choice(hint, node)
-    return _scalar(hint, node.value)
+    is_scalar = isinstance(node, yaml.ScalarNode) and node.tag != NULL_TAG
+    if is_dataclass(hint) or not is_scalar:
+        raise NotThatError(hint, node)
+    try:
+        if origin is Annotated:
+            return _bounded(hint, node.value)
+        if origin is Literal:
+            return _choice(hint, node.value)
+        return _scalar(hint, node.value)
+    except ValueError:
+        raise NotThatError(hint, node) from None
+
+
+def _optional(hint: Any, node: yaml.Node) -> Any:
+    """The value of a node that is not null; an error names `T | None` and not T."""
+    try:
+        return _convert(_without_none(hint), node)
+    except NotThatError:
+        raise NotThatError(hint, node) from None
 
 
 def _is_null(node: yaml.Node) -> bool:
@@ -295,39 +313,46 @@ def _is_null(node: yaml.Node) -> bool:
 
 def _items(hint: Any, node: yaml.Node) -> list[Any]:
     if not isinstance(node, yaml.SequenceNode):
-        raise NotThatError
-    arguments = get_args(hint)
-    is_fixed = get_origin(hint) is tuple and Ellipsis not in arguments
+        raise NotThatError(hint, node)
+    kinds = get_args(hint)
+    is_fixed = get_origin(hint) is tuple and Ellipsis not in kinds
     if not is_fixed:
-        return [_convert(arguments[0], item) for item in node.value]
-    if len(arguments) != len(node.value):
-        raise NotThatError
-    return [_convert(kind, item) for kind, item in zip(arguments, node.value, strict=True)]
+        kinds = kinds[:1] * len(node.value)
+    if len(kinds) != len(node.value):
+        raise NotThatError(hint, node)
+    items = []
+    for index, (kind, item) in enumerate(zip(kinds, node.value, strict=True)):
+        try:
+            items.append(_convert(kind, item))
+        except NotThatError as error:
+            place = f"[{index}]{error.place}"
+            raise NotThatError(error.hint, error.node, place) from None
+    return items
 
 
-def _bounded(hint: Any, node: yaml.ScalarNode) -> Any:
+def _bounded(hint: Any, text: str) -> Any:
+    """A number within the bounds of `Annotated`; raises ValueError for any other."""
     kind, low, *rest = get_args(hint)
-    number = _scalar(kind, node.value)
+    number = _scalar(kind, text)
     is_too_large = bool(rest) and number > rest[0]
     if number < low or is_too_large:
-        raise NotThatError
+        raise ValueError
     return number
 
 
-def _choice(hint: Any, node: yaml.ScalarNode) -> Any:
+def _choice(hint: Any, text: str) -> Any:
+    """The choice that is written so; raises ValueError if there is none."""
     for choice in get_args(hint):
-        try:
-            if _scalar(type(choice), node.value) == choice:
-                return choice
-        except NotThatError:
-            continue
-    raise NotThatError
+        if text == str(choice):
+            return choice
+    raise ValueError
 
 
 def _scalar(kind: Any, text: str) -> Any:
+    """The value that a text stands for; raises ValueError for what is not written as one."""
     pattern = {bool: BOOL, int: INT, float: FLOAT}.get(kind, TEXT)
     if not re.fullmatch(pattern, text):
-        raise NotThatError
+        raise ValueError
     if kind is bool:
         return text.lower() == "true"
     if kind is float:

@@ -1,0 +1,241 @@
+"""Samples reach the model once an epoch, in an order that only the seed and the epoch decide."""
+
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from {{ cookiecutter.__package_name }}.engine.loader import (
+    Loader,
+    LoaderConfig,
+    LoaderError,
+    Seeded,
+)
+
+
+class Numbers(Dataset[Any]):
+    """Sample i is (i, i); it has no `__getitems__`."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.tensor([float(index)]), torch.tensor(index)
+
+
+class Pairs(Numbers):
+    """Answers a whole batch with a list of its samples, as PyTorch's protocol has it."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[index] for index in indices]
+
+
+class Collated(Numbers):
+    """Answers a whole batch with a batch."""
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = torch.tensor(indices)
+        return rows[:, None].float(), rows
+
+
+class WrongDataError(ValueError):
+    """An error that is to be reported in one line."""
+
+    exit_code = 2
+
+
+class Wrong(Numbers):
+    """Cannot load its samples."""
+
+    def __getitem__(self, index: int) -> Any:
+        raise WrongDataError(f"file {index}.png: cannot be read")
+
+
+def batches(
+    loader: Loader, epoch: int = 0, start: int = 0, shards: int = 1, mine: Sequence[int] = (0,)
+) -> list[list[int]]:
+    """The samples that count in each step."""
+    steps = []
+    for step in loader.steps_of_epoch(epoch, start, shards, mine):
+        samples = [part.batch[1][: part.size].tolist() for part in step.micro_batches]
+        steps.append(list(chain(*samples)))
+    return steps
+
+
+def test_every_sample_comes_once_an_epoch_and_the_last_batch_is_the_rest() -> None:
+    loader = Loader(Numbers(10), LoaderConfig(batch_size=4), seed=1, shuffle=True)
+    epochs = [batches(loader, epoch) for epoch in (0, 1, 0)]
+    assert [len(batch) for batch in epochs[0]] == [4, 4, 2]
+    assert len(loader) == 3
+    for epoch in epochs:
+        assert sorted(chain(*epoch)) == list(range(10))
+    assert epochs[0] != epochs[1]
+    assert epochs[0] == epochs[2]
+    other = Loader(Numbers(10), LoaderConfig(batch_size=4), seed=2, shuffle=True)
+    assert batches(other) != epochs[0]
+    assert batches(Loader(Numbers(5), LoaderConfig(batch_size=2))) == [[0, 1], [2, 3], [4]]
+
+
+def test_an_epoch_can_be_entered_at_any_step() -> None:
+    loader = Loader(Numbers(10), LoaderConfig(batch_size=3), seed=1, shuffle=True)
+    for start in range(5):
+        assert batches(loader, 2, start) == batches(loader, 2)[start:]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5])
+def test_micro_batches_cut_a_step_in_order(shards: int) -> None:
+    loader = Loader(Numbers(10), LoaderConfig(batch_size=4), seed=1, shuffle=True)
+    assert batches(loader, 0, 0, shards, range(shards)) == batches(loader, 0)
+    for step in loader.steps_of_epoch(0, 0, shards, range(shards)):
+        assert len(step.micro_batches) == shards
+        assert sum(part.size for part in step.micro_batches) == step.size
+        assert all(len(part.batch[1]) >= 1 for part in step.micro_batches)  # some count 0
+
+
+def test_the_last_batch_is_dropped_in_training_alone() -> None:
+    config = LoaderConfig(batch_size=4, drop_last=True)
+    train = Loader(Numbers(10), config, seed=1, shuffle=True)
+    assert [len(batch) for batch in batches(train)] == [4, 4]
+    assert len(train) == 2
+    val = Loader(Numbers(10), config)
+    assert [len(batch) for batch in batches(val)] == [4, 4, 2]
+    assert len(val) == 3
+    with pytest.raises(LoaderError, match="3 samples do not fill a batch of 4"):
+        Loader(Numbers(3), config, shuffle=True)
+
+
+def test_a_limit_takes_a_sample_by_hash_in_order() -> None:
+    loader = Loader(Numbers(1000), LoaderConfig(batch_size=50, limit=100))
+    (first, second) = batches(loader)
+    found = [*first, *second]
+    assert loader.size == len(set(found)) == 100
+    assert found == sorted(found)
+    assert min(found) < 50 and max(found) > 950  # from everywhere, not the first rows
+    halves = sum(index < 500 for index in found)
+    assert 30 < halves < 70
+    assert batches(Loader(Numbers(1000), LoaderConfig(batch_size=50, limit=100))) == [first, second]
+    assert Loader(Numbers(7), LoaderConfig(limit=9)).size == 7
+    shuffled = Loader(Numbers(1000), LoaderConfig(batch_size=100, limit=100), shuffle=True)
+    assert sorted(batches(shuffled)[0]) == found
+
+
+def test_memory_is_pinned_only_where_there_is_cuda() -> None:
+    assert Loader(Numbers(1), LoaderConfig()).loader.pin_memory is torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_is_the_one_that_a_dataloader_makes(workers: int) -> None:
+    expected = str(list(DataLoader(Numbers(5), batch_size=2)))
+    for dataset in (Numbers(5), Pairs(5), Collated(5)):
+        loader = Loader(dataset, LoaderConfig(batch_size=2, num_workers=workers))
+        steps = loader.steps_of_epoch()
+        assert str([list(step.micro_batches[0].batch) for step in steps]) == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_collates_as_it_is_told(workers: int) -> None:
+    loader = Loader(Numbers(4), LoaderConfig(batch_size=2, num_workers=workers), collate=len)
+    assert [step.micro_batches[0].batch for step in loader.steps_of_epoch()] == [2, 2]
+
+
+def test_the_first_batch_can_be_tried_without_workers() -> None:
+    loader = Loader(Numbers(7), LoaderConfig(batch_size=3, num_workers=2))
+    first = loader.first()
+    assert (first.batch[1].tolist(), first.size) == ([0, 1, 2], 3)
+
+
+def test_worker_processes_change_nothing() -> None:
+    alone = Loader(Numbers(7), LoaderConfig(batch_size=2), seed=1, shuffle=True)
+    for workers in (1, 2):
+        config = LoaderConfig(batch_size=2, num_workers=workers)
+        loader = Loader(Numbers(7), config, seed=1, shuffle=True)
+        for epoch in (0, 1):
+            assert batches(loader, epoch) == batches(alone, epoch)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_data_reads_the_same_from_a_worker(workers: int) -> None:
+    loader = Loader(Wrong(4), LoaderConfig(batch_size=2, num_workers=workers))
+    with pytest.raises(WrongDataError, match=r"^file 0.png: cannot be read$"):
+        next(loader.steps_of_epoch())
+
+
+class Drawn(Numbers):
+    """Sample i is (i, random numbers of three kinds)."""
+
+    def __getitem__(self, index: int) -> Any:
+        numbers = [random.random(), float(numpy.random.random()), torch.rand(()).item()]
+        return torch.tensor(index), torch.tensor(numbers, dtype=torch.float64)
+
+
+def drawn(loader: Loader, epoch: int, start: int = 0) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for step in loader.steps_of_epoch(epoch, start):
+        index, numbers = step.micro_batches[0].batch
+        found |= dict(zip(index.tolist(), numbers.tolist(), strict=True))
+    return found
+
+
+def test_random_numbers_of_a_sample_depend_on_seed_epoch_and_index_alone() -> None:
+    alone = Loader(Seeded(Drawn(10)), LoaderConfig(batch_size=4), seed=5, shuffle=True)
+    config = LoaderConfig(batch_size=3, num_workers=2)
+    workers = Loader(Seeded(Drawn(10)), config, seed=5, shuffle=True)
+    epochs = [drawn(alone, epoch) for epoch in (0, 1)]
+    assert [drawn(workers, epoch) for epoch in (0, 1)] == epochs  # workers that live on, too
+    assert drawn(alone, 0) == epochs[0]
+    late = drawn(alone, 1, start=2)
+    assert late == {index: epochs[1][index] for index in late}
+    assert len(late) == 2
+    other = Loader(Seeded(Drawn(10)), LoaderConfig(batch_size=4), seed=6, shuffle=True)
+    samples = [*epochs[0].values(), *epochs[1].values(), *drawn(other, 0).values()]
+    for kind in zip(*samples, strict=True):
+        assert len(set(kind)) == 30  # none repeats another, within an epoch or between two
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_are_loaded_with_one_thread_and_training_keeps_its_own(workers: int) -> None:
+    class Threads(Numbers):
+        def __getitem__(self, index: int) -> Any:
+            return torch.tensor(torch.get_num_threads()), torch.tensor(index)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    loader = Loader(Threads(4), LoaderConfig(batch_size=2, num_workers=workers))
+    for step in loader.steps_of_epoch():
+        assert step.micro_batches[0].batch[0].tolist() == [1, 1]
+        assert torch.get_num_threads() == 2
+    with pytest.raises(WrongDataError):
+        next(Loader(Wrong(4), LoaderConfig(num_workers=workers)).steps_of_epoch())
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_a_worker_has_a_process_group_of_its_own() -> None:
+    class Groups(Numbers):
+        def __getitem__(self, index: int) -> Any:
+            return torch.tensor(os.getpgrp()), torch.tensor(os.getpid())
+
+    loader = Loader(Groups(2), LoaderConfig(num_workers=1))
+    group, process = next(loader.steps_of_epoch()).micro_batches[0].batch
+    assert group[0] == process[0]
+    assert group[0] != os.getpgrp()
+
+
+def test_a_dataset_without_a_length_is_refused_in_one_line() -> None:
+    class Stream(IterableDataset[int]):
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(3))
+
+    with pytest.raises(LoaderError, match="Stream has no length: .* use a dataset with __len__"):
+        Loader(Stream(), LoaderConfig(num_workers=2))
