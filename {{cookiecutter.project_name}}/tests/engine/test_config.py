@@ -221,7 +221,7 @@ def test_what_a_section_finds_itself_is_message_with_its_name(tmp_path: Path) ->
     path = tmp_path / "c.yaml"
     path.write_text("\npart:\n  low: 3\n", encoding="utf-8")
     message = "part.high: expected 3 or more, found 2"
-    with pytest.raises(ConfigError, match=f"c.yaml:2: {message}"):  # the line of the section
+    with pytest.raises(ConfigError, match=rf"c\.yaml:2: {message}"):  # the line of the section
         load(Whole(), path)
     with pytest.raises(ConfigError, match=f"^{message}"):
         load(Whole(), None, ["part.low=3"])
@@ -300,7 +300,7 @@ def test_they_are_checked(word: str, message: str) -> None:
 
 
 def test_the_source_of_overrides_is_named() -> None:
-    with pytest.raises(ConfigError, match="^Task.defaults: level: expected 1 | 2"):
+    with pytest.raises(ConfigError, match=r"^Task\.defaults: level: expected 1 \| 2"):
         load(Kinds(), None, ["level=3"], source="Task.defaults")
 
 

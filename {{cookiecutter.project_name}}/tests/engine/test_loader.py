@@ -237,5 +237,5 @@ def test_a_dataset_without_a_length_is_refused_in_one_line() -> None:
         def __iter__(self) -> Iterator[int]:
             return iter(range(3))
 
-    with pytest.raises(LoaderError, match="Stream has no length: .* use a dataset with __len__"):
+    with pytest.raises(LoaderError, match=r"Stream has no length: .* use a dataset with __len__"):
         Loader(Stream(), LoaderConfig(num_workers=2))

@@ -52,9 +52,9 @@ def test_plateau_falls_when_the_monitor_stands_still() -> None:
 def test_a_warm_up_under_plateau_or_longer_than_the_run_is_refused() -> None:
     config = OptimConfig(scheduler="plateau", warmup=3)
     optimizer = build_optimizer(config, torch.nn.Linear(1, 1))
-    with pytest.raises(OptimError, match="optim.warmup: a plateau schedule has no warm-up"):
+    with pytest.raises(OptimError, match=r"optim\.warmup: a plateau schedule has no warm-up"):
         build_scheduler(config, optimizer, 10, "max")
-    with pytest.raises(OptimError, match="optim.warmup: 3 steps are more than the 2 of the run"):
+    with pytest.raises(OptimError, match=r"optim\.warmup: 3 steps are more than the 2 of the run"):
         build_scheduler(OptimConfig(warmup=3), optimizer, 2, "max")
     build_scheduler(OptimConfig(warmup=3), optimizer, 3, "max")
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command, Noisy, assert_same_run, read_log
+from conftest import Command, assert_same_run, read_log
+from tiny import TinyTask
 
-from {{ cookiecutter.__package_name }} import checkpoint, record, trainer
+from {{ cookiecutter.__package_name }}.engine import checkpoint, record, trainer
 
 Train = Callable[..., Path]
-BASE = ("data.batch_size=16", "trainer.epochs=3", "trainer.log_every=2")
+BASE = ("loader.batch_size=16", "trainer.epochs=3", "trainer.log_every=2")
 
 
 def reproduce(command: Command, *words: Any, code: int = 0) -> tuple[dict[str, Any], str]:
-    """Type the command; get its verdict, and what it told."""
+    """Type the command; get its verdict, and what it line."""
     found, out, err = command("reproduce", *map(str, words))
     assert found == code, err
     return json.loads(out or "{}"), err
@@ -46,7 +47,7 @@ def test_a_run_is_reproduced_in_a_folder_of_its_own(train: Train, command: Comma
 def test_a_run_that_was_stopped_and_continued_is_reproduced_too(
     train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Noisy.install(monkeypatch.setattr)
+    monkeypatch.setattr(TinyTask, "is_noisy", True)
     run = train(*BASE, "optim.scheduler=plateau", "trainer.save_every=1")
     for file in ("result.json", "checkpoints/last.pt"):
         (run / file).unlink()  # as if it had been killed while it saved
@@ -69,12 +70,12 @@ def test_a_run_that_started_from_another_is_reproduced_from_it(
     assert reproduce(command, run)[0]["identical"] is True
     (parent / "checkpoints" / "best.pt").write_bytes((run / "checkpoints" / "best.pt").read_bytes())
     _, err = reproduce(command, run, code=2)
-    assert "parent_digest changed: use --anyway, or undo that" in err
+    assert "parent_digest changed since this run; undo that, or use --force" in err
 
 
-@pytest.mark.parametrize(("step", "told"), [(1, 2), (2, 2), (5, 6), (11, 12)])
+@pytest.mark.parametrize(("step", "line"), [(1, 2), (2, 2), (5, 6), (11, 12)])
 def test_a_weight_nudged_at_a_step_is_found_at_the_first_line_after_it(
-    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, step: int, told: int
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, step: int, line: int
 ) -> None:
     run = train(*BASE)
     train_step = trainer.Trainer.train_step
@@ -88,13 +89,13 @@ def test_a_weight_nudged_at_a_step_is_found_at_the_first_line_after_it(
     monkeypatch.setattr(trainer.Trainer, "train_step", nudged)
     verdict, err = reproduce(command, run, code=3)
     assert verdict["identical"] is False
-    assert verdict["first_step"] == told
+    assert verdict["first_step"] == line
     assert 0.001 < verdict["weights"] < 1
     losses = [read_log(folder, "test")[0]["loss"] for folder in (run, Path(verdict["run"]))]
-    told_losses = verdict["metrics"].get("loss", "{0} -> {0}".format(*losses))  # when it differs
-    assert told_losses == "{} -> {}".format(*losses)
+    found_losses = verdict["metrics"].get("loss", "{0} -> {0}".format(*losses))  # when it differs
+    assert found_losses == "{} -> {}".format(*losses)
     assert verdict["likely_cause"] == "none of these"
-    assert f"step {told} differs" in err
+    assert f"step {line} differs" in err
 
 
 def test_a_difference_that_no_line_shows_is_found_by_the_digest(
@@ -125,13 +126,13 @@ def test_changed_data_or_source_is_refused_unless_it_is_wanted(
     run = train(*BASE)
     rewrite(run / "manifest.json", **{key: "0" * 64})
     _, err = reproduce(command, run, code=2)
-    assert f"error: {run}: {key} changed: use --anyway, or undo that" in err
+    assert f"error: {run}: {key} changed since this run; undo that, or use --force" in err
     assert err.startswith(f"{key:12}  {'0' * 64} -> ")
     assert list(run.parent.iterdir()) == [run]
-    assert reproduce(command, run, "--anyway")[0]["identical"] is True
+    assert reproduce(command, run, "--force")[0]["identical"] is True
 
 
-def test_other_surroundings_are_told_and_are_the_likely_cause(
+def test_other_surroundings_are_shown_and_are_the_likely_cause(
     train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = train(*BASE)
@@ -139,9 +140,9 @@ def test_other_surroundings_are_told_and_are_the_likely_cause(
     rewrite(run / "manifest.json", packages=packages, platform="another", git_commit="another")
     verdict, err = reproduce(command, run)
     assert verdict["identical"] is True
-    told = dict(line.split(maxsplit=1) for line in err.splitlines()[:3])
-    assert set(told) == {"torch", "tqdm", "platform"}
-    assert told["torch"] == f"1.0 -> {metadata.version('torch')}"
+    line = dict(line.split(maxsplit=1) for line in err.splitlines()[:3])
+    assert set(line) == {"torch", "tqdm", "platform"}
+    assert line["torch"] == f"1.0 -> {metadata.version('torch')}"
     rewrite(run / "result.json", digest="0" * 64)
     assert reproduce(command, run, code=3)[0]["likely_cause"] == "torch"
 
@@ -174,7 +175,7 @@ def test_another_number_of_processes_is_refused_with_the_command_to_use(
     rewrite(run / "manifest.json", processes=2)
     _, err = reproduce(command, run, code=2)
     package = record.__name__.partition(".")[0]
-    assert f"use torchrun --nproc-per-node 2 -m {package} reproduce {run}" in err
+    assert f"reproduce it with: torchrun --nproc-per-node 2 -m {package} reproduce {run}" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -185,11 +186,11 @@ def test_a_run_that_did_not_finish_is_refused(
     for status in ("stopped", "failed"):
         rewrite(run / "result.json", status=status)
         _, err = reproduce(command, run, code=2)
-        assert f"error: {run}: expected a finished run: end it with train --resume" in err
+        assert f"error: {run}: this run is not finished; finish it with train --resume" in err
     (run / "result.json").unlink()
-    assert "expected a finished run" in reproduce(command, run, code=2)[1]
+    assert "this run is not finished" in reproduce(command, run, code=2)[1]
     _, err = reproduce(command, run.parent, code=2)
-    assert "expected the folder of a run, found no config.yaml in it" in err
+    assert "not the folder of a run: there is no config.yaml in it" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -225,7 +226,7 @@ def test_a_reproduction_can_be_stopped_and_continued_itself(
         ("result.json", "nothing"),
     ],
 )
-def test_a_damaged_run_is_told_before_it_runs(
+def test_a_damaged_run_is_an_error_before_it_runs(
     train: Train, command: Command, file: str, content: str | None
 ) -> None:
     run = train(*BASE)

@@ -212,7 +212,11 @@ def resumes(run: Path) -> list[int]:
         ("saving", 2, MANY),
         ("saving", 3, ("trainer.save_every=1", "trainer.log_every=1")),
         ("rename", 2, ("trainer.save_every=3",)),
-        ("step", 9, ("trainer.precision=fp16", "trainer.max_grad_norm=0.1", "trainer.save_every=2")),
+        (
+            "step",
+            9,
+            ("trainer.precision=fp16", "trainer.max_grad_norm=0.1", "trainer.save_every=2"),
+        ),
         ("step", 11, ("trainer.precision=bf16", "trainer.accumulate=2", "trainer.save_every=4")),
     ],
 )
@@ -412,9 +416,7 @@ def test_a_second_signal_ends_the_process_at_once(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
-def test_a_signal_to_the_whole_group_spares_the_workers(
-    tmp_path: Path, empty_config: Path
-) -> None:
+def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path: Path, empty_config: Path) -> None:
     options = ("trainer.epochs=400", "trainer.log_every=1", "loader.num_workers=2")
     words = ["train", str(empty_config), f"output_dir={tmp_path / 'part'}", *options]
     process = subprocess.Popen(

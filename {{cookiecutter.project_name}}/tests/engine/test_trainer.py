@@ -481,7 +481,7 @@ def test_a_batch_may_be_a_dict_a_named_tuple_or_a_dataclass(make: Callable[[Tens
         return Output(fields["inputs"] * weight_of(model), None)
 
     def vars_of(batch: Any) -> dict[str, Any]:
-        return dict(batch._asdict()) if isinstance(batch, tuple) else vars(batch)
+        return dict(batch._asdict()) if isinstance(batch, Pair) else vars(batch)
 
     train = [make(torch.tensor([1.0, 2.0, 6.0]))]
     trainer, log, _ = fit(forward, train, accumulate=2, lr=0.5)
@@ -788,12 +788,12 @@ class Jittered(Dataset[Batch]):
 
 
 def plain_loader(num_workers: int) -> Any:
-    return DataLoader(Jittered(regression(10, 1)), 3, shuffle=True, num_workers=num_workers)
+    return DataLoader(Jittered(regression(16, 1)), 4, shuffle=True, num_workers=num_workers)
 
 
 def own_loader(num_workers: int) -> Any:
-    config = LoaderConfig(batch_size=3, num_workers=num_workers)
-    return Loader(Seeded(Jittered(regression(10, 1))), config, shuffle=True)
+    config = LoaderConfig(batch_size=4, num_workers=num_workers)
+    return Loader(Seeded(Jittered(regression(16, 1))), config, shuffle=True)
 
 
 @pytest.mark.parametrize("at", [1, 3, 5, 7, 11])
@@ -885,7 +885,7 @@ def test_update_may_be_overridden_for_two_optimizers() -> None:
             self.a = nn.Parameter(torch.tensor(2.0))
             self.b = nn.Parameter(torch.tensor(1.0))
 
-    def forward(model: nn.Module, batch: Any) -> Output:
+    def forward(model: Any, batch: Any) -> Output:
         return Output(model.a * model.b * batch, None)
 
     model = Product()
@@ -1014,7 +1014,8 @@ def test_a_step_dispatches_few_operations_more_than_the_bare_one(bound: float) -
     with Watch() as ours:
         trainer.train_step(one_step(batch))
     assert "aten._fused_adamw_.default" in bare.names
-    assert len(ours.names) <= len(bare.names) + 2
+    # The loss is a sum times a factor, of the samples that count: 5 operations, 4 in backward.
+    assert len(ours.names) <= len(bare.names) + 9
 
 
 def test_no_step_waits_for_the_device_to_get_a_number_from_it() -> None:
