@@ -22,7 +22,12 @@ from torch import Tensor, nn
 
 from {{ cookiecutter.__package_name }}.__main__ import main
 from {{ cookiecutter.__package_name }}.engine import record
-from {{ cookiecutter.__package_name }}.engine.trainer import MicroBatch, Output, Step, Trainer
+from {{ cookiecutter.__package_name }}.engine.trainer import (
+    MicroBatch,
+    Output,
+    Step,
+    Trainer,
+)
 
 
 @dataclass

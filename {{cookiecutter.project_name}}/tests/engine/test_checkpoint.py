@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from {{ cookiecutter.__package_name }}.engine import checkpoint
-from {{ cookiecutter.__package_name }}.engine.checkpoint import CheckpointError, SaveError
+from {{ cookiecutter.__package_name }}.engine.checkpoint import (
+    CheckpointError,
+    SaveError,
+)
 
 
 def parts() -> dict[str, Any]:

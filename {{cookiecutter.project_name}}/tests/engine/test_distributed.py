@@ -13,8 +13,16 @@ from conftest import read_log
 from processes import Job, do, only, together
 from torch import nn
 
-from {{ cookiecutter.__package_name }}.engine import checkpoint, distributed, record, sharding
-from {{ cookiecutter.__package_name }}.engine.distributed import DeviceError, StopSignal
+from {{ cookiecutter.__package_name }}.engine import (
+    checkpoint,
+    distributed,
+    record,
+    sharding,
+)
+from {{ cookiecutter.__package_name }}.engine.distributed import (
+    DeviceError,
+    StopSignal,
+)
 
 BASE = ("device=cpu", "loader.batch_size=8", "trainer.epochs=3", "trainer.log_every=2")
 # Of 45 samples the last step has 5; of 41 one, so that a process has none; and 5 of 1 are few.

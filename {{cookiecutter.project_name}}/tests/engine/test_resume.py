@@ -32,7 +32,11 @@ from {{ cookiecutter.__package_name }}.__main__ import main
 from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
 from {{ cookiecutter.__package_name }}.engine.logger import Logger
-from {{ cookiecutter.__package_name }}.engine.trainer import MicroBatch, Output, Trainer
+from {{ cookiecutter.__package_name }}.engine.trainer import (
+    MicroBatch,
+    Output,
+    Trainer,
+)
 from {{ cookiecutter.__package_name }}.train import load_config
 
 Train = Callable[..., Path]

@@ -25,7 +25,11 @@ from {{ cookiecutter.__package_name }} import __main__ as command_line
 from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
 from {{ cookiecutter.__package_name }}.engine.optim import OptimConfig
-from {{ cookiecutter.__package_name }}.engine.trainer import MicroBatch, Trainer, TrainerConfig
+from {{ cookiecutter.__package_name }}.engine.trainer import (
+    MicroBatch,
+    Trainer,
+    TrainerConfig,
+)
 from {{ cookiecutter.__package_name }}.train import Config, Run, load_config
 
 Train = Callable[..., Path]

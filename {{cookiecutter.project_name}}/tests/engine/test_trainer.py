@@ -14,7 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
-from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig, Seeded
+from {{ cookiecutter.__package_name }}.engine.loader import (
+    Loader,
+    LoaderConfig,
+    Seeded,
+)
 from {{ cookiecutter.__package_name }}.engine.trainer import (
     MicroBatch,
     Output,
