@@ -24,7 +24,7 @@ CLASSES = 4
 def load_alone(name: str, folder: Path) -> Any:
     """A module of the package, copied into an empty folder and imported from there."""
     path = Path(shutil.copy(SOURCE / f"{name}.py", folder))
-    spec = importlib.util.spec_from_file_location(f"alone_{name}", path)
+    spec = importlib.util.spec_from_file_location(f"alone_{path.stem}", path)
     assert spec and spec.loader
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,7 +38,7 @@ def metrics(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Any:
-    return load_alone("trainer", tmp_path)
+    return load_alone("engine/trainer", tmp_path)
 
 
 def draw(samples: int, present: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -96,6 +96,13 @@ def test_metrics_of_torchmetrics_take_the_place_of_ours(
     train_data, val_data = draw(50, CLASSES, 1), draw(50, CLASSES, 2)
     train, val = (list(batches(*data, size)) for data in (train_data, val_data))
     results = []
+
+    def forward(model: nn.Module, batch: Any) -> Any:
+        inputs, target = batch
+        output = model(inputs)
+        losses = nn.functional.cross_entropy(output, target, reduction="none")
+        return trainer.Output(losses, output, target)
+
     for choice in (ours, theirs):
         torch.manual_seed(0)
         model = nn.Linear(CLASSES, CLASSES)
@@ -103,6 +110,7 @@ def test_metrics_of_torchmetrics_take_the_place_of_ours(
         loop = trainer.Trainer(
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            forward=forward,
             config=trainer.TrainerConfig(epochs=3, monitor="f1"),
             metrics=choice,
             log=lines.append,
