@@ -795,6 +795,14 @@ def plain_loader(num_workers: int) -> Any:
     return DataLoader(Jittered(regression(16, 1)), 4, shuffle=True, num_workers=num_workers)
 
 
+def evaluation_list() -> Any:
+    return regression(6, 3)
+
+
+def evaluation_loader() -> Any:
+    return Loader([(x[0], y[0]) for x, y in regression(6, 1)], LoaderConfig(batch_size=3))
+
+
 def own_loader(num_workers: int) -> Any:
     config = LoaderConfig(batch_size=4, num_workers=num_workers)
     return Loader(Seeded(Jittered(regression(16, 1))), config, shuffle=True)
@@ -806,15 +814,34 @@ def own_loader(num_workers: int) -> Any:
 def test_a_shuffled_loader_with_random_transforms_resumes_exactly(
     at: int, make_loader: Callable[[int], Any], forward: Forward
 ) -> None:
-    check_resume(at, lambda: make_loader(0), forward)
+    check_resume(at, lambda: make_loader(0), evaluation_list, forward)
+
+
+@pytest.mark.parametrize("at", [4, 5, 6])  # after the last step, and before either batch
+def test_an_evaluation_whose_forward_draws_from_torch_is_repeated_exactly(at: int) -> None:
+    check_resume(at, lambda: own_loader(0), evaluation_loader, noisy)
+
+
+@pytest.mark.parametrize("make_val", [evaluation_list, evaluation_loader])
+def test_what_forward_draws_in_evaluation_is_decided_by_the_seed(
+    make_val: Callable[[], Any],
+) -> None:
+    values = []
+    for seed in (1, 1, 2):
+        trainer = build(noisy, fragile(), seed=seed)
+        values.append(trainer.evaluate(make_val()))
+        assert trainer.evaluate(make_val()) == values[-1]
+    assert values[0] == values[1] != values[2]
 
 
 @pytest.mark.parametrize("make_loader", [plain_loader, own_loader])
 def test_it_resumes_exactly_with_workers_too(make_loader: Callable[[int], Any]) -> None:
-    check_resume(2, lambda: make_loader(1), squared)
+    check_resume(2, lambda: make_loader(1), evaluation_list, squared)
 
 
-def check_resume(at: int, make_loader: Callable[[], Any], forward: Forward) -> None:
+def check_resume(
+    at: int, make_train: Callable[[], Any], make_val: Callable[[], Any], forward: Forward
+) -> None:
     """Stop within an epoch of four steps and one evaluation of two batches, and go on."""
 
     def make() -> tuple[Trainer, Lines]:
@@ -822,15 +849,14 @@ def check_resume(at: int, make_loader: Callable[[], Any], forward: Forward) -> N
         options: dict[str, Any] = {"epochs": 2, "log_every": 1, "momentum": 0.9, "accumulate": 2}
         return build(forward, fragile(), 0.1, log=log.append, **options), log
 
-    val = regression(6, 3)
     whole, expected = make()
-    whole.fit(make_loader(), val)
+    whole.fit(make_train(), make_val())
     part, log = make()
-    saved = stop_at(part, at, make_loader(), val)
+    saved = stop_at(part, at, make_train(), make_val())
     again, rest = make()
     load(again, saved)
     torch.manual_seed(987 + at)  # another process has other random numbers
-    again.fit(make_loader(), val)
+    again.fit(make_train(), make_val())
     assert without_rate(log, rest) == without_rate(expected)
     assert_same_weights(whole.model, again.model)
 

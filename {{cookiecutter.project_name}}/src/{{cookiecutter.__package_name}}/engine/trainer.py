@@ -295,10 +295,13 @@ class Trainer:
         samples = 0
         total = 0
         # Each batch is cut into one micro-batch for each process.
-        for step in self.steps_of(loader, 0, 0, self.world_size, [self.rank]):
+        steps = self.steps_of(loader, 0, 0, self.world_size, [self.rank])
+        for number, step in enumerate(steps):
             if self.stop():
                 raise Stopped
             micro_batch = step.micro_batches[0]
+            # What forward draws is the same in each evaluation; -1: no step of training has it.
+            self.manual_seed(self.seed, -1, number, self.rank)
             output = self.forward_batch(micro_batch)
             sums.append(_sums(output, micro_batch.size))
             if micro_batch.size:
