@@ -23,7 +23,8 @@ def read_image(path: Path) -> Tensor:
     pixels = content.removeprefix(HEADER)
     if not content.startswith(HEADER) or len(pixels) != 3 * 16 * 16:
         raise ValueError(f"{path}: expected a PPM file of 16 x 16 pixels")
-    return torch.tensor(list(pixels)).view(16, 16, 3).permute(2, 0, 1) / 255
+    image = torch.tensor(list(pixels)).view(16, 16, 3)
+    return image.permute(2, 0, 1) / 255
 
 
 class Images:
@@ -41,5 +42,6 @@ class Images:
         file = self.files[index]
         image = read_image(file)
         if self.augment:
-            image = image.roll(torch.randint(-2, 3, (2,)).tolist(), dims=(1, 2))
+            shift = torch.randint(-2, 3, (2,)).tolist()
+            image = image.roll(shift, dims=(1, 2))
         return image, self.classes.index(file.parent.name)

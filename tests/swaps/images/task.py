@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .data import DataConfig, Images, read_image
 from .engine.loader import Seeded
 from .engine.trainer import Output, Trainer
-from .metrics import Accuracy, ConfusionMatrix
+from .metrics import Accuracy
 from .model import ModelConfig
 
 
@@ -65,8 +65,7 @@ class Task:
         return Output(losses, scores, target)
 
     def metrics(self) -> dict[str, Any]:
-        count = len(self.classes)
-        return {"accuracy": Accuracy(count), "confusion": ConfusionMatrix(count)}
+        return {"accuracy": Accuracy(len(self.classes))}
 
     def report(self) -> dict[str, Any]:
         return {"classes": self.classes}
@@ -80,9 +79,8 @@ class Task:
     def predict(self, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:
         device = next(model.parameters()).device
         images = torch.stack([image for _, image in samples]).to(device)
-        indices = model(images).argmax(dim=1)
-        for (name, _), index in zip(samples, indices.tolist(), strict=True):
-            yield {"input": name, "class": self.classes[index]}
+        for (name, _), scores in zip(samples, model(images), strict=True):
+            yield {"input": name, "class": self.classes[scores.argmax()]}
 
     def state_dict(self) -> dict[str, Any]:
         return {"classes": self.classes}

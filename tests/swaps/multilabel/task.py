@@ -1,5 +1,6 @@
 """The task: which tags a dish has; it may have several, or none."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MultilabelF1Score
 
-from .data import DataConfig, read_splits
+from .data import DataConfig
 from .engine.trainer import Output, Trainer
 from .model import Classifier, ModelConfig
 
@@ -25,21 +26,22 @@ class Task:
         self.path = root / data.path
         self.model = model
 
+    def read(self) -> list[Any]:
+        return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
+
     def learn(self) -> None:
-        dishes = read_splits(self.path)["train"]
-        self.ingredients = sorted({name for dish in dishes for name in dish["ingredients"]})
-        self.tags = sorted({tag for dish in dishes for tag in dish["tags"]})
+        train = [dish for number, dish in enumerate(self.read()) if number % 10 < 8]
+        self.ingredients = sorted({name for dish in train for name in dish["ingredients"]})
+        self.tags = sorted({tag for dish in train for tag in dish["tags"]})
 
     def datasets(self) -> dict[str, Any]:
-        datasets = {}
-        for split, dishes in read_splits(self.path).items():
-            datasets[split] = [self.sample(dish) for dish in dishes]
-        return datasets
-
-    def sample(self, dish: dict[str, list[str]]) -> tuple[Tensor, Tensor]:
-        inputs = one_for_each(dish["ingredients"], self.ingredients)  # (ingredients,)
-        target = one_for_each(dish["tags"], self.tags)  # (tags,)
-        return inputs, target
+        """Of ten dishes, eight are for training, one for val and one for test."""
+        pairs = []
+        for dish in self.read():
+            inputs = one_for_each(dish["ingredients"], self.ingredients)  # (ingredients,)
+            pairs.append((inputs, one_for_each(dish["tags"], self.tags)))  # (tags,)
+        train = [pair for number, pair in enumerate(pairs) if number % 10 < 8]
+        return {"train": train, "val": pairs[8::10], "test": pairs[9::10]}
 
     def data_files(self) -> list[Path]:
         return [self.path]
@@ -50,9 +52,8 @@ class Task:
     def forward(self, model: nn.Module, batch: Any) -> Output:
         inputs, target = batch  # (batch, ingredients), (batch, tags)
         scores = model(inputs)  # (batch, tags)
-        losses = nn.functional.binary_cross_entropy_with_logits(
-            scores, target.float(), reduction="none"
-        )  # (batch, tags)
+        truth = target.float()
+        losses = nn.functional.binary_cross_entropy_with_logits(scores, truth, reduction="none")
         return Output(losses.mean(dim=1), scores.sigmoid(), target)
 
     def metrics(self) -> dict[str, Any]:
@@ -62,20 +63,15 @@ class Task:
         return {"tags": self.tags}
 
     def example(self) -> str:
-        return "rice, mint, honey"
+        return "rice mint honey"
 
-    def parse(self, text: str) -> tuple[str, Tensor]:
-        names = [name.strip() for name in text.split(",")]
-        return text, one_for_each(names, self.ingredients)
+    def parse(self, text: str) -> Tensor:
+        return one_for_each(text.split(), self.ingredients)
 
     def predict(self, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:
-        device = next(model.parameters()).device
-        inputs = torch.stack([encoded for _, encoded in samples]).to(device)
-        probabilities = model(inputs).sigmoid()  # (batch, tags)
-        for (text, _), row in zip(samples, probabilities.tolist(), strict=True):
-            likely = zip(self.tags, row, strict=True)
-            tags = {tag: round(value, 4) for tag, value in likely if value > 0.5}
-            yield {"input": text, "tags": tags}
+        inputs = torch.stack(samples).to(next(model.parameters()).device)
+        for row in model(inputs).sigmoid().tolist():  # (tags,)
+            yield {tag: round(value, 4) for tag, value in zip(self.tags, row, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"ingredients": self.ingredients, "tags": self.tags}

@@ -90,7 +90,8 @@ class Task:
         row = json.loads(text)
         if not isinstance(row, dict) or not set(row) <= {"district", *NUMBERS}:
             raise ValueError(f"expected a JSON object with area, age and district, found {text}")
-        inputs, _ = self.encode({name: str(row[name]) for name in row if row[name] is not None})
+        cells = {name: str(cell) for name, cell in row.items() if cell is not None}
+        inputs, _ = self.encode(cells)
         return inputs
 
     def predict(self, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:

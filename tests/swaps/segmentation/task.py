@@ -1,18 +1,16 @@
 """The task: say of each pixel whether it belongs to the disc."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .data import DataConfig, Masks, read_pgm
+from .data import DataConfig
 from .engine.trainer import Output, Trainer
 from .metrics import Metric
 from .model import ModelConfig
-
-UNKNOWN = 128  # pixels that nobody has labelled
 
 
 class IoU(Metric):
@@ -21,11 +19,10 @@ class IoU(Metric):
     higher_is_better = True
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        is_known = target != UNKNOWN
-        is_predicted = (preds > 0) & is_known
-        is_true = target == 255
-        intersection = (is_predicted & is_true).sum()
-        self.add(intersection=intersection, union=(is_predicted | is_true).sum())
+        is_predicted = (preds > 0) & (target >= 0)
+        is_true = target == 1
+        union = (is_predicted | is_true).sum()
+        self.add(intersection=(is_predicted & is_true).sum(), union=union)
 
     def compute(self) -> Tensor:
         return self.sums["intersection"] / self.sums["union"]
@@ -39,43 +36,38 @@ class Task:
     trainer = Trainer
 
     def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:
-        self.folder = root / data.path
+        self.path = root / data.path
         self.model = model
 
-    def learn(self) -> None:
-        """Nothing has to be learnt before training."""
+    def learn(self) -> None: ...
 
     def datasets(self) -> dict[str, Any]:
-        """The splits. Of ten pictures, eight are for training, one for val and one for test."""
-        files: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
-        for path in sorted(self.folder.glob("images/*.pgm")):
-            split = {8: "val", 9: "test"}.get(int(path.stem) % 10, "train")
-            files[split].append(path)
-        return {split: Masks(paths) for split, paths in files.items()}
+        """Of ten pictures, eight are for training, one for val and one for test."""
+        data = torch.load(self.path)
+        pairs = list(zip(data["images"], data["masks"], strict=True))
+        train = [pair for number, pair in enumerate(pairs) if number % 10 < 8]
+        return {"train": train, "val": pairs[8::10], "test": pairs[9::10]}
 
     def units(self, batch: Any) -> int:
-        """The number of pixels that the loss counts."""
         _, masks = batch
-        return int((masks != UNKNOWN).sum())
+        return int((masks >= 0).sum())
 
     def data_files(self) -> list[Path]:
-        return [self.folder]
+        return [self.path]
 
     def build_model(self) -> nn.Module:
         return nn.Sequential(
             nn.Conv2d(1, self.model.hidden, kernel_size=5, padding=2),
             nn.ReLU(),
-            nn.Dropout(self.model.dropout),
             nn.Conv2d(self.model.hidden, 1, kernel_size=5, padding=2),
         )
 
     def forward(self, model: nn.Module, batch: Any) -> Output:
-        images, masks = batch  # (batch, 1, height, width), (batch, height, width)
-        scores = model(images).squeeze(1)  # (batch, height, width), above 0 for the disc
-        losses = nn.functional.binary_cross_entropy_with_logits(
-            scores, (masks == 255).float(), reduction="none"
-        )  # (batch, height, width)
-        return Output(losses * (masks != UNKNOWN), scores, masks)
+        images, masks = batch  # (batch, height, width) each
+        scores = model(images[:, None])[:, 0]  # (batch, height, width), above 0 for the disc
+        is_true = (masks == 1).float()
+        losses = nn.functional.binary_cross_entropy_with_logits(scores, is_true, reduction="none")
+        return Output(losses * (masks >= 0), scores, masks)
 
     def metrics(self) -> dict[str, Any]:
         return {"iou": IoU()}
@@ -84,20 +76,19 @@ class Task:
         return {}
 
     def example(self) -> str:
-        return os.path.relpath(self.folder / "images" / "8.pgm")
+        return "8"
 
-    def parse(self, text: str) -> tuple[str, Tensor]:
-        return text, read_pgm(Path(text))[None] / 255
+    def parse(self, text: str) -> Tensor:
+        """The picture (height, width) with this number in the data."""
+        images: Tensor = torch.load(self.path)["images"]
+        return images[int(text)]
 
     def predict(self, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:
-        device = next(model.parameters()).device
-        for name, image in samples:  # one by one, since their sizes may differ
-            scores = model(image[None].to(device))[0, 0]  # (height, width)
-            rows = ["".join(".#"[pixel > 0] for pixel in row) for row in scores.tolist()]
-            yield {"input": name, "mask": rows}
+        images = torch.stack(samples).to(next(model.parameters()).device)
+        for scores in model(images[:, None])[:, 0].tolist():  # (height, width)
+            yield {"mask": ["".join(".#"[score > 0] for score in row) for row in scores]}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing was learnt."""
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -92,6 +92,12 @@ def check_surroundings(
     folder: Path, before: dict[str, Any], differing: dict[str, str], force: bool
 ) -> None:
     """Refuse to repeat a run where it cannot come out the same."""
+    numbers = {facts.get("processes") for facts in [before, *before.get("resumes", [])]}
+    if len(numbers) > 1:
+        raise record.RunError(
+            f"{folder}: this run was continued in another number of processes than it began with; "
+            "such a run cannot be reproduced bit for bit"
+        )
     if "processes" in differing:
         raise record.RunError(
             f"{folder}: this run used {before['processes']} processes; reproduce it with: torchrun "

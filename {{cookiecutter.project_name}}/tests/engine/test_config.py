@@ -1,9 +1,9 @@
-"""The config says what it means, and every mistake is message with its place."""
+"""The config says what it means, and reports every mistake with its place."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -87,6 +87,7 @@ def test_text_stays_text_through_load_and_dump(tmp_path: Path, text: str) -> Non
         Example("'\"\\ # : {} [] \n\t\x85 \U0001f642 \uc774", words=["", " ", "~", "&a", "*a"]),
         Example(optim=Optim(1e300, "constant"), shares=[0.0] * 2),
         Example("null", words=["null", ", ", "}", "a, b"], size=(10**17, -1)),
+        Example("\x85x", words=["\x85", "a\u2028 b", "\u2029", "a\n\n b ", "\r", "\ufeff"]),
     ],
 )
 def test_what_is_dumped_loads_to_an_equal_config(tmp_path: Path, config: Example) -> None:
@@ -156,7 +157,7 @@ def test_command_line_values_have_the_type_of_their_key(tmp_path: Path) -> None:
         ("count: !!python/name:os.system", "FILE:1: count: expected int, found ''"),
     ],
 )
-def test_a_mistake_in_a_file_is_message_with_its_line(
+def test_a_mistake_in_a_file_is_reported_with_its_line(
     tmp_path: Path, text: str | bytes, message: str
 ) -> None:
     assert error(tmp_path, text) == message
@@ -179,7 +180,7 @@ def test_a_mistake_in_a_file_is_message_with_its_line(
         ("size=3", "command line: size: expected tuple[int, ...], found '3'"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_message(tmp_path: Path, word: str, message: str) -> None:
+def test_a_mistake_on_the_command_line_is_reported(tmp_path: Path, word: str, message: str) -> None:
     assert error(tmp_path, "", word).startswith(message)
 
 
@@ -204,7 +205,7 @@ def test_a_bomb_is_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
     assert time.process_time() - start < 20  # it would be hours, or all memory
 
 
-def test_what_a_section_finds_itself_is_message_with_its_name(tmp_path: Path) -> None:
+def test_an_error_of_post_init_names_the_key_and_where_it_was_set(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Part:
         low: int = 1
@@ -223,11 +224,17 @@ def test_what_a_section_finds_itself_is_message_with_its_name(tmp_path: Path) ->
     message = "part.high: expected 3 or more, found 2"
     with pytest.raises(ConfigError, match=rf"c\.yaml:2: {message}"):  # the line of the section
         load(Whole(), path)
-    with pytest.raises(ConfigError, match=f"^{message}"):
+    with pytest.raises(ConfigError, match=f"^command line: {message}"):
         load(Whole(), None, ["part.low=3"])
+    path.write_text("part:\n  low: 3\n  high: 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"c\.yaml:3: {message}"):  # the line of the key
+        load(Whole(), path)
+    path.write_text("\n\npart.low: 3\n", encoding="utf-8")  # without a line for the section
+    with pytest.raises(ConfigError, match=rf"c\.yaml:3: {message}"):
+        load(Whole(), path)
 
 
-def test_a_missing_file_is_message(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a config file, found: No such file"):
         load(Example(), tmp_path / "none.yaml")
 
@@ -264,6 +271,7 @@ class Kinds:
     level: Literal[1, 2] = 1
     pair: tuple[int, float] = (1, 0.5)
     paths: tuple[Path, ...] = ()
+    maybe: list[int] | None = None
 
 
 @pytest.mark.parametrize(
@@ -273,6 +281,8 @@ class Kinds:
         Kinds(Path("b c"), "x", None, 2, (0, 1.5), (Path("d"), Path("~/e"))),
         Kinds(text="null"),
         Kinds(text="~"),
+        Kinds(text=""),
+        Kinds(maybe=[]),
     ],
 )
 def test_paths_optional_values_and_choices_of_numbers_are_saved_and_loaded(
@@ -290,9 +300,13 @@ def test_paths_optional_values_and_choices_of_numbers_are_saved_and_loaded(
         ("number=x", "command line: number: expected int | null, found 'x'"),
         ("pair=[1]", "command line: pair: expected tuple[int, float], found a list of 1"),
         ("pair=[1, x]", "command line: pair[1]: expected float, found 'x'"),
+        ("pair=[1, 2, 3]", "command line: pair: expected tuple[int, float], found a list of 3"),
+        ("maybe=[1, x]", "command line: maybe[1]: expected int, found 'x'"),
+        ("maybe=3", "command line: maybe: expected list[int] | null, found '3'"),
+        ("path=a\0b", r"command line: path: expected Path, found 'a\x00b'"),
     ],
 )
-def test_they_are_checked(word: str, message: str) -> None:
+def test_values_of_these_types_are_checked(word: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(Kinds(), None, [word])
     assert str(caught.value) == message
@@ -304,10 +318,65 @@ def test_the_source_of_overrides_is_named() -> None:
         load(Kinds(), None, ["level=3"], source="Task.defaults")
 
 
-def test_help_is_the_docstring_below_a_field() -> None:
-    lines = dump(Kinds(), comments=True).splitlines()
-    assert lines[0].split() == ["path:", "a", "#", "Path:", "a", "file"]
-    assert lines[1].rstrip().endswith("# str | null:")
+@pytest.mark.parametrize("value", [0.1, 1e-7, 1e22, 2, "auto"])
+def test_a_choice_of_numbers_is_loaded_as_it_was_saved(tmp_path: Path, value: Any) -> None:
+    hint: Any = Literal[0.1, 1e-7, 1e22, 2, "auto"]
+    made = make_dataclass("Made", [("step", hint, 0.1)], frozen=True)
+    path = tmp_path / "c.yaml"
+    path.write_text(dump(made(value)), encoding="utf-8")
+    loaded = load(made(), path)
+    assert loaded == made(value)
+    assert type(loaded.step) is type(value)
+    with pytest.raises(ConfigError, match=r"expected 0\.1 \| 1e-07 \| .*, found '3'"):
+        load(made(), None, ["step=3"])
+
+
+def test_null_on_the_command_line_is_none_only_where_none_is_allowed() -> None:
+    assert load(Kinds(text="x"), None, ["text=null"]).text is None
+    assert load(Kinds(maybe=[1]), None, ["maybe=null"]).maybe is None
+    assert load(Example(), None, ["name=null"]).name == "null"
+
+
+@dataclass(frozen=True)
+class Helped(Optim):
+    size: Annotated[int, 1] = 3
+    """rows: at
+    most # this many"""
+    plain: bool = False
+    3  # noqa: B018
+    other: str = "x"  # a comment is no help
+
+
+def test_help_is_the_docstring_below_a_field_or_an_inherited_one() -> None:
+    assert dump(Helped(), comments=True).splitlines() == [
+        "lr: 0.1                         # float: the learning rate",
+        "scheduler: cosine               # cosine | constant:",
+        "size: 3                         # int >= 1: rows: at most # this many",
+        "plain: false                    # bool:",
+        "other: x                        # str:",
+    ]
+
+
+def test_help_of_a_class_in_a_function_may_have_lines_at_the_left() -> None:
+    @dataclass(frozen=True)
+    class Inner:
+        size: int = 1
+        """rows
+and columns"""
+
+    assert dump(Inner(), comments=True).endswith("# int: rows and columns\n")
+
+
+def test_help_is_empty_for_a_class_without_source() -> None:
+    made = make_dataclass("Made", [("size", int, 1)], frozen=True)
+    for module in ("types", "nowhere"):
+        made.__module__ = module
+        assert dump(made(), comments=True).rstrip().endswith("# int:")
+
+
+def test_a_dump_with_comments_loads_to_an_equal_config(tmp_path: Path) -> None:
+    config = Example("a # b\n\x85c", words=["\u2028#"])
+    assert read(tmp_path, dump(config, comments=True)) == config
 
 
 def test_a_config_as_plain_values() -> None:
@@ -316,11 +385,45 @@ def test_a_config_as_plain_values() -> None:
     assert plain(Example())["optim"] == {"lr": 0.5, "scheduler": "cosine"}
 
 
-def test_a_field_type_that_cannot_be_saved_is_refused_at_once() -> None:
-    @dataclass(frozen=True)
-    class Odd:
-        good: int = 1
-        table: dict[str, int] = field(default_factory=dict)
+@pytest.mark.parametrize(
+    ("hint", "name"),
+    [
+        (dict[str, int], "dict[str, int]"),
+        (int | str | None, "int | str | None"),
+        (list, "list"),
+        (list[set[int]], "list[set[int]]"),
+        (Literal[1, "1"], "Literal[1, '1']"),  # saved, they are the same text
+        (Literal[True], "Literal[True]"),
+        (Annotated[int, "rows"], "Annotated[int, 'rows']"),
+        (Annotated[str, 1], "Annotated[str, 1]"),
+        (tuple[()], "tuple[()]"),
+        (list[Optim], "Optim]"),
+        (Any, "Any"),
+    ],
+)
+def test_a_field_type_that_cannot_be_saved_is_refused_at_once(hint: Any, name: str) -> None:
+    odd = make_dataclass("Odd", [("good", int, 1), ("table", hint, None)], frozen=True)
+    with pytest.raises(ConfigError) as caught:
+        load(odd())
+    before, _, after = str(caught.value).partition(" cannot be saved and loaded again; use ")
+    assert before.startswith("Odd.table: the type ")
+    assert before.endswith(name)
+    assert after.startswith("bool, int, float, str, Path, ")
 
-    with pytest.raises(ConfigError, match=r"Odd.table: the type dict.* cannot be saved"):
-        load(Odd())
+
+def test_only_fields_of_the_constructor_are_options() -> None:
+    @dataclass(frozen=True)
+    class Some:
+        unit: ClassVar[str] = "m"
+        size: int = 1
+        double: int = field(init=False, default=2)
+
+    assert dump(Some(3)) == "size: 3\n"
+    assert load(Some(), None, ["size=3"]) == Some(3)
+    with pytest.raises(ConfigError, match="command line: unit: unknown key"):
+        load(Some(), None, ["unit=km"])
+
+
+def test_a_config_error_is_a_value_error_with_the_exit_code_of_a_wrong_config() -> None:
+    assert issubclass(ConfigError, ValueError)
+    assert ConfigError.exit_code == 2

@@ -220,6 +220,20 @@ def test_samples_are_loaded_with_one_thread_and_training_keeps_its_own(workers: 
     torch.set_num_threads(before)
 
 
+def test_workers_live_on_from_epoch_to_epoch() -> None:
+    class Processes(Numbers):
+        def __getitem__(self, index: int) -> Any:
+            return os.getpid()
+
+    loader = Loader(Processes(2), LoaderConfig(num_workers=1))
+    found = set()
+    for epoch in (0, 1):
+        for step in loader.steps_of_epoch(epoch):
+            found |= set(step.micro_batches[0].batch.tolist())
+    assert len(found) == 1
+    assert os.getpid() not in found
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
 def test_a_worker_has_a_process_group_of_its_own() -> None:
     class Groups(Numbers):

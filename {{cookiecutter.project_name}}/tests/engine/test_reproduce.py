@@ -1,9 +1,8 @@
 """A run that is run again gets the same bits, or the first difference and its likely cause."""
 
 import json
-import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,38 @@ import torch
 from conftest import Command, assert_same_run, read_log
 from tiny import TinyTask
 
-from {{ cookiecutter.__package_name }}.engine import checkpoint, record, trainer
+from {{ cookiecutter.__package_name }}.engine import checkpoint, record
+from {{ cookiecutter.__package_name }}.engine.logger import Logger
+from {{ cookiecutter.__package_name }}.engine.trainer import Step, Trainer
 
 Train = Callable[..., Path]
-BASE = ("loader.batch_size=16", "trainer.epochs=3", "trainer.log_every=2")
+BASE = ("trainer.epochs=3", "trainer.log_every=2")
+
+
+@pytest.fixture(autouse=True)
+def without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no event files: a second one has to wait for another second."""
+    monkeypatch.setattr(Logger, "_write_scalars", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Compute with one thread: for a model as small as this, more of them take longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def reproduce(command: Command, *words: Any, code: int = 0) -> tuple[dict[str, Any], str]:
-    """Type the command; get its verdict, and what it line."""
+    """Type the command; get its verdict, and what it shows on stderr."""
     found, out, err = command("reproduce", *map(str, words))
     assert found == code, err
     return json.loads(out or "{}"), err
 
 
 def rewrite(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file."""
     record.write(path, {**record.read(path), **changes})
 
 
@@ -58,7 +75,7 @@ def test_a_run_that_was_stopped_and_continued_is_reproduced_too(
 
 
 def test_a_run_that_started_from_another_is_reproduced_from_it(
-    train: Train, command: Command, tmp_path: Path
+    train: Train, command: Command
 ) -> None:
     parent = train(*BASE)
     run = train(*BASE, "--init-from", str(parent))
@@ -68,34 +85,37 @@ def test_a_run_that_started_from_another_is_reproduced_from_it(
     best = checkpoint.load(parent / "checkpoints" / "best.pt")["model_state_dict"]
     assert manifest["parent_digest"] == record.digest(best)
     assert reproduce(command, run)[0]["identical"] is True
-    (parent / "checkpoints" / "best.pt").write_bytes((run / "checkpoints" / "best.pt").read_bytes())
+    best_of_parent = parent / "checkpoints" / "best.pt"
+    best_of_parent.write_bytes((run / "checkpoints" / "best.pt").read_bytes())
     _, err = reproduce(command, run, code=2)
     assert "parent_digest changed since this run; undo that, or use --force" in err
+    best_of_parent.unlink()
+    assert "best.pt: damaged or missing" in reproduce(command, run, code=2)[1]
 
 
-@pytest.mark.parametrize(("step", "line"), [(1, 2), (2, 2), (5, 6), (11, 12)])
+@pytest.mark.parametrize(("step", "first_line"), [(1, 2), (2, 2), (5, 6), (11, 12)])
 def test_a_weight_nudged_at_a_step_is_found_at_the_first_line_after_it(
-    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, step: int, line: int
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, step: int, first_line: int
 ) -> None:
     run = train(*BASE)
-    train_step = trainer.Trainer.train_step
+    train_step = Trainer.train_step
 
-    def nudged(self: trainer.Trainer, *batch: Any) -> None:
-        if self.step == step - 1:
+    def nudged(trainer: Trainer, batches: Step) -> None:
+        if trainer.step == step - 1:
             with torch.no_grad():
-                list(self.model.parameters())[-1][0] += 0.01
-        train_step(self, *batch)
+                list(trainer.model.parameters())[-1][0] += 0.01
+        train_step(trainer, batches)
 
-    monkeypatch.setattr(trainer.Trainer, "train_step", nudged)
+    monkeypatch.setattr(Trainer, "train_step", nudged)
     verdict, err = reproduce(command, run, code=3)
     assert verdict["identical"] is False
-    assert verdict["first_step"] == line
+    assert verdict["first_step"] == first_line
     assert 0.001 < verdict["weights"] < 1
     losses = [read_log(folder, "test")[0]["loss"] for folder in (run, Path(verdict["run"]))]
     found_losses = verdict["metrics"].get("loss", "{0} -> {0}".format(*losses))  # when it differs
     assert found_losses == "{} -> {}".format(*losses)
     assert verdict["likely_cause"] == "none of these"
-    assert f"step {line} differs" in err
+    assert f"step {first_line} differs" in err
 
 
 def test_a_difference_that_no_line_shows_is_found_by_the_digest(
@@ -119,6 +139,19 @@ def test_a_log_with_more_or_fewer_lines_is_another_run(
     assert reproduce(command, run, code=3)[0]["identical"] is False
 
 
+def test_changed_data_is_refused_until_it_is_as_it_was(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text("1\n", encoding="utf-8")
+    monkeypatch.setattr(TinyTask, "file", mine)
+    run = train(*BASE)
+    mine.write_text("2\n", encoding="utf-8")
+    assert f"error: {run}: data changed since this run" in reproduce(command, run, code=2)[1]
+    mine.write_text("1\n", encoding="utf-8")
+    assert reproduce(command, run)[0]["identical"] is True
+
+
 @pytest.mark.parametrize("key", ["data", "source"])
 def test_changed_data_or_source_is_refused_unless_it_is_wanted(
     train: Train, command: Command, key: str
@@ -133,16 +166,16 @@ def test_changed_data_or_source_is_refused_unless_it_is_wanted(
 
 
 def test_other_surroundings_are_shown_and_are_the_likely_cause(
-    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+    train: Train, command: Command
 ) -> None:
     run = train(*BASE)
     packages = {**record.read(run / "manifest.json")["packages"], "torch": "1.0", "tqdm": "0"}
     rewrite(run / "manifest.json", packages=packages, platform="another", git_commit="another")
     verdict, err = reproduce(command, run)
     assert verdict["identical"] is True
-    line = dict(line.split(maxsplit=1) for line in err.splitlines()[:3])
-    assert set(line) == {"torch", "tqdm", "platform"}
-    assert line["torch"] == f"1.0 -> {metadata.version('torch')}"
+    shown = dict(line.split(maxsplit=1) for line in err.splitlines()[:3])
+    assert set(shown) == {"torch", "tqdm", "platform"}
+    assert shown["torch"] == f"1.0 -> {metadata.version('torch')}"
     rewrite(run / "result.json", digest="0" * 64)
     assert reproduce(command, run, code=3)[0]["likely_cause"] == "torch"
 
@@ -157,15 +190,12 @@ def test_what_a_resume_ran_with_counts_too(train: Train, command: Command) -> No
 
 
 def test_it_runs_with_the_threads_of_the_run(train: Train, command: Command) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     run = train(*BASE)
     torch.set_num_threads(2)
     verdict, err = reproduce(command, run)
     assert verdict["identical"] is True
     assert err.startswith("surroundings  as before\n")
     assert record.read(Path(verdict["run"]) / "manifest.json")["threads"] == 1
-    torch.set_num_threads(before)
 
 
 def test_another_number_of_processes_is_refused_with_the_command_to_use(
@@ -178,10 +208,17 @@ def test_another_number_of_processes_is_refused_with_the_command_to_use(
     assert f"reproduce it with: torchrun --nproc-per-node 2 -m {package} reproduce {run}" in err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_a_run_that_did_not_finish_is_refused(
-    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_was_continued_in_another_number_of_processes_is_refused(
+    train: Train, command: Command
 ) -> None:
+    run = train(*BASE)
+    rewrite(run / "manifest.json", resumes=[{"processes": 2}])
+    _, err = reproduce(command, run, code=2)
+    assert f"error: {run}: this run was continued in another number of processes" in err
+    assert list(run.parent.iterdir()) == [run]
+
+
+def test_a_run_that_did_not_finish_is_refused(train: Train, command: Command) -> None:
     run = train(*BASE)
     for status in ("stopped", "failed"):
         rewrite(run / "result.json", status=status)
@@ -193,20 +230,19 @@ def test_a_run_that_did_not_finish_is_refused(
     assert "not the folder of a run: there is no config.yaml in it" in err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_a_reproduction_can_be_stopped_and_continued_itself(
     train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = train(*BASE)
-    train_step = trainer.Trainer.train_step
+    train_step = Trainer.train_step
 
-    def signalled(self: trainer.Trainer, *batch: Any) -> None:
-        train_step(self, *batch)
-        if self.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def signalled(trainer: Trainer, batches: Step) -> None:
+        train_step(trainer, batches)
+        if trainer.step == 5:
+            signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "train_step", signalled)
+        patch.setattr(Trainer, "train_step", signalled)
         assert reproduce(command, run, code=143)[0] == {}
     (again,) = set(run.parent.iterdir()) - {run}
     assert command("train", "--resume", str(again))[0] == 0

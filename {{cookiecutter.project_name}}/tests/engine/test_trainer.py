@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from {{ cookiecutter.__package_name }}.engine import trainer as trainer_module
 from {{ cookiecutter.__package_name }}.engine.loader import (
     Loader,
     LoaderConfig,
@@ -448,6 +450,28 @@ def test_with_units_the_losses_may_have_more_dimensions_but_an_entry_for_each_sa
         fit(reduced, units=units)
 
 
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"kl": torch.tensor(1.0)}, r"values of shape \(2,\) for 'kl', .*, found \(\)"),
+        ({"kl": torch.ones(2, 3)}, r"values of shape \(2,\) for 'kl', .*, found \(2, 3\)"),
+        ({"loss": torch.ones(2)}, "the name 'loss' is taken by the losses"),
+    ],
+)
+def test_values_of_a_wrong_shape_or_name_are_refused_before_the_first_step(
+    values: dict[str, Tensor], error: str
+) -> None:
+    def forward(model: nn.Module, batch: Any) -> Output:
+        return Output(given(model, batch).losses, None, None, values)
+
+    [batch] = batches([1.0, 3.0], 2)
+    trainer = build(forward)
+    with pytest.raises(SetupError, match=f"forward: .*{error}"):
+        trainer.check("train", MicroBatch(batch, 2))
+    with pytest.raises(SetupError, match=f"forward: .*{error}"):
+        trainer.fit([batch], [batch])
+
+
 class Pair(NamedTuple):
     inputs: Tensor
     note: str
@@ -492,6 +516,56 @@ def test_a_batch_may_be_a_dict_a_named_tuple_or_a_dataclass(make: Callable[[Tens
     assert seen == [type(train[0])] * 3  # two micro-batches in training, one in evaluation
     assert lines_of(log, "train", "loss") == [3.0]
     assert weight_of(trainer.model).item() == -0.5  # 1 - 0.5 * the mean of 1, 2 and 6
+
+
+@dataclass(slots=True)
+class Slotted:
+    inputs: Tensor
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = len(self.inputs)
+
+
+def test_a_batch_may_be_a_dataclass_with_slots_and_computed_fields() -> None:
+    sizes = []
+
+    def forward(model: nn.Module, batch: Slotted) -> Output:
+        sizes.append((len(batch.inputs), batch.size))
+        return Output(batch.inputs * weight_of(model), None)
+
+    _, log, _ = fit(forward, [Slotted(torch.tensor([1.0, 2.0, 6.0]))], accumulate=2)
+    assert sizes == [(1, 1), (2, 2), (3, 3)]
+    assert lines_of(log, "train", "loss") == [3.0]
+
+
+def test_a_batch_of_tensors_of_unequal_length_is_left_whole_or_refused() -> None:
+    """Bags of tokens, as torch.nn.EmbeddingBag takes them: two samples, seven tokens."""
+    seen: list[list[int]] = []
+
+    def forward(model: nn.Module, batch: Any) -> Output:
+        target, _, _ = batch
+        seen.append([len(tensor) for tensor in batch])
+        return Output(target * weight_of(model), None)
+
+    bags = (torch.tensor([1.0, 2.0]), torch.arange(7), torch.tensor([0, 3]))
+    fit(forward, [bags])
+    assert seen == [[2, 7, 2]] * 2
+    error = r"shapes \[\(2,\), \(7,\), \(2,\)\] cannot be cut into 2 micro-batches; use a `Loader`"
+    with pytest.raises(SetupError, match=error):
+        fit(forward, [bags], accumulate=2)
+
+
+@pytest.mark.parametrize("batch", [["a", "b"], (torch.tensor(2.0), torch.ones(2))])
+def test_a_plain_batch_that_does_not_begin_with_samples_is_refused(batch: Any) -> None:
+    with pytest.raises(SetupError, match=r"must begin with a tensor of shape \(batch, ...\)"):
+        fit(given, [batch])
+
+
+def test_an_evaluation_without_batches_is_refused() -> None:
+    small: Any = DataLoader([1.0, 2.0], 4, drop_last=True)  # type: ignore[arg-type]
+    with pytest.raises(SetupError, match="the loader of the evaluation has no batches"):
+        build().evaluate(small)
 
 
 class Filled:
@@ -611,6 +685,11 @@ class OfOutputAndBatch(Total):
         self.sum += float((output.losses * batch[1]).sum())
 
 
+class OfBatch(Total):
+    def update(self, batch: Any) -> None:  # type: ignore[override]
+        self.sum += float(batch[1].sum())
+
+
 def test_a_metric_gets_what_the_parameters_of_its_update_ask_for() -> None:
     def forward(model: nn.Module, batch: Any) -> Output:
         inputs, target = batch
@@ -618,11 +697,16 @@ def test_a_metric_gets_what_the_parameters_of_its_update_ask_for() -> None:
         return Output(losses, 10 * inputs, target, {"input": inputs})
 
     val = [(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))] * 2
-    metrics = {"preds": Total(), "output": OfOutput(), "batch": OfOutputAndBatch()}
+    metrics = {
+        "preds": Total(),
+        "output": OfOutput(),
+        "batch": OfBatch(),
+        "both": OfOutputAndBatch(),
+    }
+    expected = {"preds": 60.0, "output": 6.0, "batch": 14.0, "both": 22.0}
     trainer = build(forward, metrics=metrics)
     for _ in range(2):  # the second evaluation starts anew
-        values = trainer.evaluate(val)
-        assert values == {"loss": 1.5, "input": 1.5, "preds": 60.0, "output": 6.0, "batch": 22.0}
+        assert trainer.evaluate(val) == {"loss": 1.5, "input": 1.5, **expected}
 
 
 def test_a_metric_is_moved_to_the_device_of_the_model() -> None:
@@ -777,6 +861,19 @@ def test_a_stop_leaves_a_state_that_goes_on_as_if_nothing_had_happened(at: int) 
     assert_same_weights(whole.model, again.model)
 
 
+def test_the_rate_of_a_resumed_run_counts_its_own_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = batches([1.0] * 8, 2)
+    saved = stop_at(build(), 3, train, train)  # six of eight samples are done
+    log: Lines = []
+    again = build(log=log.append)
+    load(again, saved)
+    seconds = iter([10.0, 12.0])  # at the start, and at the line of the log
+    clock = SimpleNamespace(perf_counter=lambda: next(seconds))
+    monkeypatch.setattr(trainer_module, "time", clock)
+    again.fit(train, train)
+    assert lines_of(log, "train", "rate") == [1.0]
+
+
 class Jittered(Dataset[Batch]):
     """Samples with a transform that draws from torch."""
 
@@ -834,9 +931,10 @@ def test_what_forward_draws_in_evaluation_is_decided_by_the_seed(
     assert values[0] == values[1] != values[2]
 
 
+@pytest.mark.parametrize("at", [2, 8])  # within the first epoch, and within the second
 @pytest.mark.parametrize("make_loader", [plain_loader, own_loader])
-def test_it_resumes_exactly_with_workers_too(make_loader: Callable[[int], Any]) -> None:
-    check_resume(2, lambda: make_loader(1), evaluation_list, squared)
+def test_it_resumes_exactly_with_two_workers(make_loader: Callable[[int], Any], at: int) -> None:
+    check_resume(at, lambda: make_loader(2), evaluation_list, squared)
 
 
 def check_resume(
@@ -878,14 +976,73 @@ def test_the_order_of_a_shuffled_data_loader_is_another_in_each_epoch_and_for_ea
     assert len({tuple(order) for order in (first, second, *others)}) == 4
 
 
-def test_a_data_loader_with_a_generator_of_its_own_is_refused_on_resume_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    samples = [(x[0], y[0]) for x, y in regression(6, 1)]
-    train: Any = DataLoader(samples, 2, shuffle=True, generator=generator)  # type: ignore[arg-type]
+class Draws(Dataset[Tensor]):
+    """Each sample is a random number."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.rand(())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_transforms_of_a_plain_loader_repeat_neither_within_nor_between_epochs(
+    workers: int,
+) -> None:
+    seen: list[float] = []
+
+    def watch(model: nn.Module, batch: Any) -> Output:
+        if model.training:
+            seen.extend(batch.tolist())
+        return Output(batch * weight_of(model), None)
+
+    for seed in (1, 1, 2):
+        trainer = build(watch, epochs=2, seed=seed)
+        trainer.fit(DataLoader(Draws(), 2, num_workers=workers), [torch.ones(2)])
+    first, again, other = seen[:12], seen[12:24], seen[24:]
+    assert first == again
+    assert len({*first, *other}) == 24
+
+
+def samples_of_six() -> Any:
+    return [(x[0], y[0]) for x, y in regression(6, 1)]
+
+
+def loader_that_shuffles(generator: torch.Generator) -> Any:
+    return DataLoader(samples_of_six(), 2, shuffle=True, generator=generator)
+
+
+def loader_that_seeds_workers(generator: torch.Generator) -> Any:
+    return DataLoader(samples_of_six(), 2, generator=generator)
+
+
+def loader_of_a_batch_sampler(generator: torch.Generator) -> Any:
+    sampler = RandomSampler(samples_of_six(), generator=generator)
+    return DataLoader(samples_of_six(), batch_sampler=BatchSampler(sampler, 2, drop_last=False))
+
+
+def loader_that_keeps_workers(generator: torch.Generator) -> Any:
+    return DataLoader(samples_of_six(), 2, num_workers=1, persistent_workers=True)
+
+
+@pytest.mark.parametrize(
+    ("make_loader", "error"),
+    [
+        (loader_that_shuffles, "create it without generator="),
+        (loader_that_seeds_workers, "create it without generator="),
+        (loader_of_a_batch_sampler, "create it without generator="),
+        (loader_that_keeps_workers, "create it without persistent_workers="),
+    ],
+)
+def test_a_data_loader_with_random_numbers_of_its_own_is_refused_on_resume_alone(
+    make_loader: Callable[[torch.Generator], Any], error: str
+) -> None:
+    train = make_loader(torch.Generator().manual_seed(0))
     trainer, _, _ = fit(squared, train, nn.Linear(3, 2).double())
     again = build(squared, nn.Linear(3, 2).double(), epochs=2)
     load(again, state_of(trainer))
-    with pytest.raises(SetupError, match="cannot be resumed exactly: create it without generator="):
+    with pytest.raises(SetupError, match=f"cannot be resumed exactly.*: {error}"):
         again.fit(train, train)
     assert again.step == 3
 

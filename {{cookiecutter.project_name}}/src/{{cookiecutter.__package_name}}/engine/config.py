@@ -20,7 +20,6 @@ import difflib
 import inspect
 import itertools
 import re
-import textwrap
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -44,7 +43,10 @@ T = TypeVar("T")
 NULL_TAG = "tag:yaml.org,2002:null"
 MAX_BYTES = 100_000
 MAX_SHOWN = 60  # characters of a value in an error message
-SUPPORTED = "bool, int, float, str, Path, Literal, a dataclass, T | None, list[T] and tuple[T, ...]"
+SUPPORTED = (
+    "bool, int, float, str, Path, Literal of texts or numbers, Annotated[int or float, low, high], "
+    "a dataclass, T | None, list[T], tuple[T, ...] and tuple[T, U]"
+)
 
 # YAML 1.1 takes `no` for a truth value and `1e-3` for a text. So the text of a scalar is read here,
 # as what its field wants.
@@ -70,6 +72,19 @@ class Entry(NamedTuple):
     """from the command line, where a text needs no quotes"""
 
 
+class OneLineDumper(yaml.SafeDumper):
+    """Writes each text in one line, so that it is read back as it was."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        """Quote a text with line breaks, also with those that only Unicode knows."""
+        is_one_line = text.splitlines() in ([], [text])
+        style = None if is_one_line else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+OneLineDumper.add_representer(str, OneLineDumper.represent_text)
+
+
 class NotThatError(Exception):
     """A value, or an item in it, is not of the type that it should be."""
 
@@ -88,7 +103,8 @@ def load(
 ) -> T:
     """The options of `default`, changed by a file, then by `section.key=value` overrides.
 
-    `source` says in errors where the overrides come from. Raises ConfigError for anything that is
+    `source` says in errors where the overrides come from. There, texts need no quotes; `null`
+    is None for an option that may be None. Raises ConfigError for anything that is
     not exactly an option with a value of its type, and for a field type that is not supported.
     """
     hints = dict(_hints(type(default), ""))
@@ -132,66 +148,103 @@ def _plain(value: Any) -> Any:
 
 def _lines(config: Any, comments: bool, indent: str) -> Iterator[str]:
     helps = _helps(type(config)) if comments else {}
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
+    for name, hint in _options(type(config)).items():
         value = getattr(config, name)
         if is_dataclass(value):
             yield f"{indent}{name}:"
             yield from _lines(value, comments, indent + "  ")
             continue
-        braces = {name: _plain(value)}
-        text = yaml.safe_dump(braces, default_flow_style=True, width=10**9, allow_unicode=True)
-        line = indent + text.strip()[1:-1]
-        yield f"{line:30}  # {_name(hint)}: {helps.get(name, '')}" if comments else line
+        text = yaml.dump(
+            {name: _plain(value)},
+            Dumper=OneLineDumper,
+            default_flow_style=True,
+            width=10**9,
+            allow_unicode=True,
+        )
+        line = indent + text.strip()[1:-1]  # without the braces
+        if comments:
+            line = f"{line:30}  # {_name(hint)}: {helps.get(name, '')}".rstrip()
+        yield line
+
+
+def _options(cls: Any) -> dict[str, Any]:
+    """The fields that can be set, with their types."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls) if field.init}
 
 
 def _helps(cls: type) -> dict[str, str]:
-    """The docstrings below the fields of a class."""
-    try:
-        source = textwrap.dedent(inspect.getsource(cls))
-    except OSError:  # a class that was typed into a console
-        return {}
-    body = cast(ast.ClassDef, ast.parse(source).body[0]).body
-    helps = {}
-    for field, below in itertools.pairwise(body):
-        is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-        if is_field and is_text:
-            text = str(below.value.value)  # type: ignore[attr-defined]
-            helps[field.target.id] = " ".join(text.split())  # type: ignore[attr-defined]
+    """The docstrings below the fields of a class, and of those that it inherits from."""
+    helps: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        for field, below in itertools.pairwise(_body(base)):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    helps[name] = " ".join(text.split())
     return helps
+
+
+def _body(cls: type) -> list[ast.stmt]:
+    """The statements of a class; none if its source cannot be found or read."""
+    try:
+        source = inspect.getsource(cls)
+        if source[0].isspace():  # a class in a function; a text in it may begin further left
+            source = f"if True:\n{source}"
+        tree = ast.parse(source)
+    except (OSError, TypeError, SyntaxError):
+        return []
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return classes[0].body
 
 
 def _hints(cls: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     """Each key with its type, those of sections too. Raises ConfigError for unsupported types."""
     yield prefix, cls
-    for name, hint in get_type_hints(cls, include_extras=True).items():
+    for name, hint in _options(cls).items():
         key = f"{prefix}.{name}".removeprefix(".")
         if is_dataclass(hint):
             yield from _hints(hint, key)
         elif _is_supported(hint):
             yield key, hint
         else:
+            written = inspect.formatannotation(hint)
             raise ConfigError(
-                f"{cls.__name__}.{name}: the type {_name(hint)} cannot be saved and loaded again; "
+                f"{cls.__name__}.{name}: the type {written} cannot be saved and loaded again; "
                 f"use {SUPPORTED}"
             )
 
 
 def _is_supported(hint: Any) -> bool:
+    """Whether every value of a type can be saved and loaded again."""
     origin = get_origin(hint)
     arguments = get_args(hint)
     if origin is Annotated:
-        return arguments[0] in (int, float)
+        kind, *bounds = arguments
+        return kind in (int, float) and _are_bounds(bounds)
     if origin is Literal:
-        return all(type(choice) in (str, int, float) for choice in arguments)
+        return _are_choices(arguments)
+    if origin is tuple and arguments[1:] == (...,):
+        return _is_supported(arguments[0])
     if origin in (list, tuple):
-        return bool(arguments) and all(
-            argument is Ellipsis or _is_supported(argument) for argument in arguments
-        )
+        return bool(arguments) and all(map(_is_supported, arguments))
     if origin in (Union, types.UnionType):
         is_optional = len(arguments) == 2 and type(None) in arguments
         return is_optional and _is_supported(_without_none(hint))
     return hint in (bool, int, float, str, Path)
+
+
+def _are_bounds(bounds: list[Any]) -> bool:
+    """Whether these are a lower bound, or a lower and an upper one."""
+    return len(bounds) <= 2 and all(type(bound) in (int, float) for bound in bounds)
+
+
+def _are_choices(choices: tuple[Any, ...]) -> bool:
+    """Whether these are texts and numbers, of which no two are written alike, as 1 and "1" are."""
+    are_plain = all(type(choice) in (str, int, float) for choice in choices)
+    return are_plain and len({str(choice) for choice in choices}) == len(choices)
 
 
 def _without_none(hint: Any) -> Any:
@@ -301,8 +354,10 @@ def _optional(hint: Any, node: yaml.Node) -> Any:
     """The value of a node that is not null; an error names `T | None` and not T."""
     try:
         return _convert(_without_none(hint), node)
-    except NotThatError:
-        raise NotThatError(hint, node) from None
+    except NotThatError as error:
+        if error.node is node:
+            raise NotThatError(hint, node) from None
+        raise  # an item in it is wrong
 
 
 def _is_null(node: yaml.Node) -> bool:
@@ -342,8 +397,13 @@ def _bounded(hint: Any, text: str) -> Any:
 
 def _choice(hint: Any, text: str) -> Any:
     """The choice that is written so; raises ValueError if there is none."""
-    for choice in get_args(hint):
+    choices = get_args(hint)
+    for choice in choices:
         if text == str(choice):
+            return choice
+    number = _scalar(float, text)
+    for choice in choices:  # YAML writes 1e-07 as 1.0e-07
+        if type(choice) is float and number == choice:
             return choice
     raise ValueError
 
@@ -381,17 +441,21 @@ def _name(hint: Any) -> str:
     arguments = get_args(hint)
     if origin is Annotated:
         kind, low, *rest = arguments
-        return f"{kind.__name__} from {low} to {rest[0]}" if rest else f"{kind.__name__} >= {low}"
+        if rest:
+            return f"{kind.__name__} from {low} to {rest[0]}"
+        return f"{kind.__name__} >= {low}"
     if origin is Literal:
         return " | ".join(str(choice) for choice in arguments)
     if origin in (Union, types.UnionType) and type(None) in arguments:
         return f"{_name(_without_none(hint))} | null"
     if origin in (list, tuple):
-        inner = ", ".join("..." if part is Ellipsis else _name(part) for part in arguments)
-        return f"{origin.__name__}[{inner}]"
+        inner = [_name(argument) for argument in arguments]
+        return f"{origin.__name__}[{', '.join(inner)}]"
+    if hint is Ellipsis:
+        return "..."
     if is_dataclass(hint):
         return "a section"
-    return getattr(hint, "__name__", str(hint))
+    return str(hint.__name__)
 
 
 def _fill(default: Any, key: str, values: dict[str, Any], found: dict[str, Entry]) -> Any:
@@ -399,14 +463,22 @@ def _fill(default: Any, key: str, values: dict[str, Any], found: dict[str, Entry
     if not is_dataclass(default):
         return values.get(key, default)
     changed = {}
-    for field in fields(default):
-        inner = f"{key}.{field.name}".removeprefix(".")
-        changed[field.name] = _fill(getattr(default, field.name), inner, values, found)
+    for name in _options(type(default)):
+        inner = f"{key}.{name}".removeprefix(".")
+        changed[name] = _fill(getattr(default, name), inner, values, found)
     try:
         return replace(cast(Any, default), **changed)
     except ValueError as error:
-        name = f"{key}.{error}".removeprefix(".")
-        option = name.partition(":")[0]
-        place = found.get(option) or found.get(key)
-        where = f"{place.where}: " if place else ""
-        raise ConfigError(f"{where}{name}") from None
+        message = f"{key}.{error}".removeprefix(".")
+        where = _place(message.partition(":")[0], key, found)
+        raise ConfigError(f"{where}{message}") from None
+
+
+def _place(option: str, section: str, found: dict[str, Entry]) -> str:
+    """Where an option was set; if it was not, its section, or what was last set in that."""
+    prefix = f"{section}.".removeprefix(".")
+    inside = [key for key in found if key.startswith(prefix)]
+    for key in (option, section, *reversed(inside)):
+        if key in found:
+            return f"{found[key].where}: "
+    return ""

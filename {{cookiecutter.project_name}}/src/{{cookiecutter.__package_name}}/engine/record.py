@@ -241,10 +241,11 @@ def _installed_packages() -> dict[str, str]:
     """Return the version of each installed distribution, by its normalized name."""
     versions: dict[str, str] = {}
     for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
+        facts = distribution.metadata  # reads a file, so once is enough
+        name = facts["Name"]
         if name:  # what is left of a broken installation has none
             normalized = re.sub(r"[-_.]+", "-", name).lower()
-            versions.setdefault(normalized, distribution.version)  # the first one is imported
+            versions.setdefault(normalized, facts["Version"])  # the first one is imported
     return dict(sorted(versions.items()))
 
 

@@ -21,7 +21,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, is_dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass, replace
 from itertools import islice
 from operator import itemgetter
 from typing import Annotated, Any, Literal, NamedTuple
@@ -272,18 +272,12 @@ class Trainer:
     def forward_batch(self, micro_batch: MicroBatch) -> Output:
         """Run `forward` on the device and in the precision of the run, and check what it returns.
 
-        Raises SetupError if the losses do not have one entry for each sample.
+        Raises SetupError if the losses or values do not have one entry for each sample.
         """
         batch = self.to_device(micro_batch.batch)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.forward(self.model, batch)
-        shape = tuple(output.losses.shape)
-        has_samples = len(shape) > 0 and shape[0] == max(1, micro_batch.size)
-        if not has_samples or (len(shape) > 1 and self.units is None):
-            raise SetupError(
-                f"forward: expected losses of shape ({max(1, micro_batch.size)},), one for each "
-                f"sample and unreduced, found {shape}; a loss for each token or pixel needs `units`"
-            )
+        _check_shapes(output, max(1, micro_batch.size), has_units=self.units is not None)
         return output
 
     @torch.no_grad()
@@ -308,6 +302,8 @@ class Trainer:
                 self.update_metrics(output, micro_batch.batch)
             samples += step.size
             total += self.count_units(step)
+        if not sums:
+            raise SetupError("the loader of the evaluation has no batches")
         metrics = self.compute_metrics()
         mine = [math.fsum(_column(sums, name)) for name in sums[0]]
         all_sums = dict(zip(sums[0], self.all_reduce_sum(mine), strict=True))
@@ -414,11 +410,14 @@ class Trainer:
     def update_metrics(self, output: Output, batch: Any) -> None:
         """Give a batch to each metric, in the way that the parameters of its `update` ask for."""
         for metric in self.metrics.values():
-            wanted = inspect.signature(metric.update).parameters
-            if "batch" in wanted:
-                metric.update(output=output, batch=self.to_device(batch))
-            elif "output" in wanted:
-                metric.update(output=output)
+            parameters = inspect.signature(metric.update).parameters
+            wanted: dict[str, Any] = {}
+            if "output" in parameters:
+                wanted["output"] = output
+            if "batch" in parameters:
+                wanted["batch"] = self.to_device(batch)
+            if wanted:
+                metric.update(**wanted)
             else:
                 metric.update(output.preds, output.target)
 
@@ -473,19 +472,16 @@ class Trainer:
         if hasattr(loader, "steps_of_epoch"):
             steps: Iterable[Step] = loader.steps_of_epoch(epoch, start, shards, mine)
             return steps
-        sampler = getattr(loader, "sampler", None)
-        has_own_order = getattr(sampler, "generator", None) is not None
-        if self.is_resumed and has_own_order:
-            raise SetupError(
-                "a DataLoader with a generator of its own cannot be resumed exactly: "
-                "create it without generator=, the trainer seeds its order in each epoch"
-            )
+        if self.is_resumed:
+            _check_is_seeded(loader)
         return islice(self.plain_steps(loader, epoch, shards, mine), start, None)
 
     def plain_steps(
         self, batches: Any, epoch: int, shards: int, mine: Sequence[int]
     ) -> Iterator[Step]:
         """Steps made of the batches of any DataLoader or list, whose tensors are cut into shards.
+
+        The size of a batch is the length of its first tensor.
 
         torch is seeded before the epoch and before each batch. So the order of
         `DataLoader(shuffle=True)`, and what its transforms draw from torch, depend only on the
@@ -496,7 +492,10 @@ class Trainer:
         for number in range(len(batches)):
             torch.default_generator.manual_seed(seed_of(self.seed, epoch, number))
             batch = next(iterator)
-            size = len(tensors_of(batch)[0])
+            size = _batch_size(batch, shards)
+            if shards == 1:
+                yield Step([MicroBatch(batch, size)], size)
+                continue
             parts = []
             for shard in mine:
                 first = size * shard // shards
@@ -558,7 +557,9 @@ def map_tensors(function: Callable[[Tensor], Any], batch: Any) -> Any:
         is_named = hasattr(batch, "_fields")
         return type(batch)(*values) if is_named else type(batch)(values)
     if is_dataclass(batch):
-        return replace(batch, **map_tensors(function, vars(batch)))  # type: ignore[type-var]
+        names = [entry.name for entry in fields(batch) if entry.init]
+        changes = {name: map_tensors(function, getattr(batch, name)) for name in names}
+        return replace(batch, **changes)  # type: ignore[type-var]
     return batch
 
 
@@ -572,6 +573,62 @@ def tensors_of(batch: Any) -> list[Tensor]:
 
     map_tensors(collect, batch)
     return tensors
+
+
+def _check_is_seeded(loader: Any) -> None:
+    """Raise SetupError for a DataLoader whose random numbers the trainer cannot seed."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None)
+    inner_sampler = getattr(batch_sampler, "sampler", None)
+    sources = [loader, sampler, batch_sampler, inner_sampler]
+    if any(getattr(source, "generator", None) is not None for source in sources):
+        raise SetupError(
+            "a DataLoader with a generator of its own cannot be resumed exactly: "
+            "create it without generator=, the trainer seeds its order in each epoch"
+        )
+    if getattr(loader, "persistent_workers", False):
+        raise SetupError(
+            "a DataLoader with persistent workers cannot be resumed exactly, since they keep "
+            "their random state from epoch to epoch: create it without persistent_workers="
+        )
+
+
+def _batch_size(batch: Any, shards: int) -> int:
+    """The length of the first tensor; to be cut into shards, all tensors must have that length."""
+    shapes = [tuple(tensor.shape) for tensor in tensors_of(batch)]
+    has_samples = len(shapes) > 0 and len(shapes[0]) > 0 and shapes[0][0] > 0
+    if not has_samples:
+        raise SetupError(
+            "a batch of a plain DataLoader or list must begin with a tensor of shape (batch, ...), "
+            f"found tensors of shapes {shapes}; a `Loader` takes any batch"
+        )
+    size: int = shapes[0][0]
+    if shards > 1 and any(shape[:1] != (size,) for shape in shapes):
+        raise SetupError(
+            f"a batch with tensors of shapes {shapes} cannot be cut into {shards} micro-batches; "
+            "use a `Loader`, which cuts it before samples are collated"
+        )
+    return size
+
+
+def _check_shapes(output: Output, size: int, has_units: bool) -> None:
+    """Raise SetupError unless the losses and the values have one entry for each sample."""
+    shape = tuple(output.losses.shape)
+    is_by_sample = shape == (size,)
+    is_by_unit = has_units and shape[:1] == (size,)
+    if not is_by_sample and not is_by_unit:
+        raise SetupError(
+            f"forward: expected losses of shape ({size},), one for each sample and unreduced, "
+            f"found {shape}; a loss for each token or pixel needs `units`"
+        )
+    for name, values in output.values.items():
+        if tuple(values.shape) != (size,):
+            raise SetupError(
+                f"forward: expected values of shape ({size},) for {name!r}, one for each sample "
+                f"and unreduced, found {tuple(values.shape)}"
+            )
+    if "loss" in output.values:
+        raise SetupError("forward: the name 'loss' is taken by the losses; rename this value")
 
 
 def _sums(output: Output, size: int) -> dict[str, Tensor]:
