@@ -13,21 +13,12 @@ from {{ cookiecutter.__package_name }}.data import (
     CustomDataset,
     EncodedDataset,
     NgramEncoder,
-    Row,
 )
+from {{ cookiecutter.__package_name }}.engine.table import read_table
 
 WORDS = Path(__file__).parents[1] / "data" / "words.csv"
 TEXTS = ["Happy", "Amazing", "Sad", "Unhappy", "Glum"]
 LABELS = ["Positive", "Positive", "Negative", "Negative", "Negative"]
-COLUMNS = "expected the columns text and label, found "
-CELLS = "expected a cell for each of ['text', 'label'], found "
-
-
-def write(folder: Path, *rows: str) -> Path:
-    """A CSV file with these rows below the header."""
-    path = folder / "d.csv"
-    path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
-    return path
 
 
 def test_the_dataset_of_the_notes() -> None:
@@ -75,51 +66,12 @@ def test_each_text_is_encoded_once_and_a_batch_at_once_equals_its_samples() -> N
     assert seen == TEXTS
 
 
-def test_the_split_is_80_10_10_and_a_row_stays_when_others_are_added(tmp_path: Path) -> None:
-    before = {row.text: data.split_of(row.text) for row in data.read_rows(WORDS)}
-    assert Counter(before.values()) == {"train": 5735, "val": 748, "test": 726}
-    more = write(tmp_path, *[f"{row.text},{row.label}" for row in data.read_rows(WORDS)], "new,a")
-    after = {row.text: data.split_of(row.text) for row in data.read_rows(more)}
-    assert before.items() <= after.items()
+def test_the_split_of_the_words_is_80_10_10() -> None:
+    rows = read_table(WORDS, ["text", "label"])
+    splits = Counter(data.split_of(row.cells["text"]) for row in rows)
+    assert splits == {"train": 5735, "val": 748, "test": 726}
 
 
 def test_texts_that_the_model_cannot_tell_apart_are_in_one_split() -> None:
     for i in range(40):
         assert data.split_of(f"Stra\u00dfe {i}") == data.split_of(f" STRASSE  {i} ")
-
-
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [
-        (b"", "FILE:1: " + COLUMNS + "[]"),
-        (b"word,label\na,b\n", "FILE:1: " + COLUMNS + "['word', 'label']"),
-        (b"text,text,label\n", "FILE:1: " + COLUMNS + "['text', 'text', 'label']"),
-        (b"text,label\na,b\nc,d,e\n", "FILE:3: " + CELLS + "['c', 'd', ['e']]"),
-        (b"text,label\na,b\n\nc\n", "FILE:4: " + CELLS + "['c', None]"),
-        (b"text,label\n  ,b\n", "FILE:2: expected a text and a label, found ['  ', 'b']"),
-        (b"text,label\na,\n", "FILE:2: expected a text and a label, found ['a', '']"),
-        (b"text,label\na,b\nc\xff,d\n", "FILE:3: not UTF-8: ['c\\udcff', 'd']"),
-        (b'text,label\na,b\n"c,d\n', "FILE:3: not valid CSV: unexpected end of data"),
-    ],
-)
-def test_bad_data_is_an_error_with_its_line(tmp_path: Path, content: bytes, error: str) -> None:
-    path = tmp_path / "d.csv"
-    path.write_bytes(content)
-    with pytest.raises(data.DataError) as caught:
-        data.read_rows(path)
-    assert str(caught.value).replace(str(path), "FILE") == error
-
-
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(data.DataError, match="expected a CSV file, found: No such file"):
-        data.read_rows(tmp_path / "d.csv")
-
-
-def test_quotes_commas_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "d.csv"
-    content = '\ufefftext,label\r\n"one, ""two""\nthree",Positive\r\n\r\nfour, Negative \r\n'
-    path.write_bytes(content.encode())
-    assert data.read_rows(path) == [
-        Row(3, 'one, "two"\nthree', "Positive"),
-        Row(5, "four", "Negative"),
-    ]

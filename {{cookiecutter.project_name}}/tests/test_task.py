@@ -13,6 +13,8 @@ import torch
 from {{ cookiecutter.__package_name }} import data
 from {{ cookiecutter.__package_name }} import task as task_module
 from {{ cookiecutter.__package_name }}.__main__ import main
+from {{ cookiecutter.__package_name }}.engine.table import Row, read_table
+from {{ cookiecutter.__package_name }}.engine.task import DataError
 from {{ cookiecutter.__package_name }}.evaluate import load
 from {{ cookiecutter.__package_name }}.model import ModelConfig
 from {{ cookiecutter.__package_name }}.task import Task
@@ -81,28 +83,28 @@ def test_the_default_run_reaches_an_accuracy_of_087_on_test(
 def test_with_shuffled_training_labels_nothing_is_learnt(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def shuffled(path: Path) -> list[data.Row]:
-        rows = data.read_rows(path)
-        train_rows = [row for row in rows if data.split_of(row.text) == "train"]
-        labels = [row.label for row in train_rows]
+    def shuffled(path: Path, columns: list[str]) -> list[Row]:
+        rows = read_table(path, columns)
+        train_rows = [row for row in rows if data.split_of(row.cells["text"]) == "train"]
+        labels = [row.cells["label"] for row in train_rows]
         random.Random(0).shuffle(labels)
-        other = [row for row in rows if data.split_of(row.text) != "train"]
-        pairs = zip(train_rows, labels, strict=True)
-        return other + [row._replace(label=label) for row, label in pairs]
+        for row, label in zip(train_rows, labels, strict=True):
+            row.cells["label"] = label
+        return rows
 
-    monkeypatch.setattr(task_module, "read_rows", shuffled)
+    monkeypatch.setattr(task_module, "read_table", shuffled)
     run = train(command, tmp_path, "trainer.epochs=4")
     assert evaluate(command, run)["accuracy"] <= 0.60
 
 
 def test_predict_names_the_class_that_the_data_names(default_run: Path, command: Command) -> None:
-    rows = data.read_rows(ROOT / "data" / "words.csv")
-    rows = [row for row in rows if data.split_of(row.text) == "test"][:200]
-    code, out, err = command("predict", str(default_run), *[row.text for row in rows])
+    rows = [row.cells for row in read_table(ROOT / "data" / "words.csv", ["text", "label"])]
+    rows = [row for row in rows if data.split_of(row["text"]) == "test"][:200]
+    code, out, err = command("predict", str(default_run), *[row["text"] for row in rows])
     assert code == 0, err
     found = [json.loads(line) for line in out.splitlines()]
-    assert [line["input"] for line in found] == [row.text for row in rows]
-    right = sum(line["class"] == row.label for line, row in zip(found, rows, strict=True))
+    assert [line["input"] for line in found] == [row["text"] for row in rows]
+    right = sum(line["class"] == row["label"] for line, row in zip(found, rows, strict=True))
     assert right / 200 >= 0.8  # a wrong order of the classes would give at most 0.2
     assert all(0.5 <= line["probability"] <= 1 for line in found)
 
@@ -141,7 +143,7 @@ def test_the_classes_are_those_of_the_training_split(tmp_path: Path) -> None:
     task = task_of(*rows, folder=tmp_path)
     task.learn()
     assert task.classes == ["a", "b"]
-    with pytest.raises(data.DataError, match=r"expected at least two labels, found \['a'\]"):
+    with pytest.raises(DataError, match=r"expected at least two labels, found \['a'\]"):
         task_of(*[f"word {i},a" for i in range(50)], folder=tmp_path).learn()
 
 
@@ -154,7 +156,7 @@ def test_a_label_that_is_not_in_the_training_split_is_an_error_with_its_line(
     task = task_of(*rows, folder=tmp_path)
     task.learn()
     message = f"mine.csv:{place + 2}: label 'c' has no row in the training split"
-    with pytest.raises(data.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         task.datasets()
 
 

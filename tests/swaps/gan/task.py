@@ -1,15 +1,13 @@
 """The task: make points like those of the data, with two networks and two optimizers."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .data import DataConfig
+from .engine.task import TaskDefaults
 from .engine.trainer import MicroBatch, Output, Trainer
-from .model import ModelConfig
 
 
 class Gan(nn.Module):
@@ -60,18 +58,11 @@ class GanTrainer(Trainer):
         self.second.load_state_dict(state["second"])
 
 
-class Task:
+class Task(TaskDefaults):
     """Learn to make points."""
 
     defaults = ("optim.weight_decay=0.0", "trainer.epochs=5", "loader.batch_size=16")
-    collate = units = None
     trainer = GanTrainer
-
-    def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:
-        self.path = root / data.path
-        self.model = model
-
-    def learn(self) -> None: ...
 
     def datasets(self) -> dict[str, Any]:
         points = torch.tensor([[float(line)] for line in self.path.read_text("utf-8").split()])
@@ -79,9 +70,6 @@ class Task:
         pairs = list(zip(points, noise, strict=True))
         train = [pair for number, pair in enumerate(pairs) if number % 10 < 8]
         return {"train": train, "val": pairs[8::10], "test": pairs[9::10]}
-
-    def data_files(self) -> list[Path]:
-        return [self.path]
 
     def build_model(self) -> nn.Module:
         return Gan(self.model.hidden)
@@ -96,12 +84,6 @@ class Task:
         values = {"discriminator": discriminator, "generator": generator}
         return Output(discriminator + generator, made, points, values)
 
-    def metrics(self) -> dict[str, Any]:
-        return {}
-
-    def report(self) -> dict[str, Any]:
-        return {}
-
     def example(self) -> str:
         return "1"
 
@@ -114,8 +96,3 @@ class Task:
         made, _, _ = model(noise, noise[:, :1])
         for point in made.flatten().tolist():
             yield {"point": round(point, 4)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -4,9 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
-HEADER = b"P6 16 16 255\n"
 
 
 @dataclass(frozen=True)
@@ -14,34 +11,30 @@ class DataConfig:
     """Options of the data."""
 
     path: str = "data/shapes"
-    """folder of train, val and test, each with a folder of PPM files for each class"""
+    """folder of train, val and test, each with a folder of PGM files for each class"""
 
 
-def read_image(path: Path) -> Tensor:
-    """A picture (3, 16, 16), with values from 0 to 1."""
-    content = path.read_bytes()
-    pixels = content.removeprefix(HEADER)
-    if not content.startswith(HEADER) or len(pixels) != 3 * 16 * 16:
-        raise ValueError(f"{path}: expected a PPM file of 16 x 16 pixels")
-    image = torch.tensor(list(pixels)).view(16, 16, 3)
-    return image.permute(2, 0, 1) / 255
-
-
+@dataclass
 class Images:
     """Pairs of a picture and the index of its class, which the folder names."""
 
-    def __init__(self, files: list[Path], classes: list[str], augment: bool) -> None:
-        self.files = files
-        self.classes = classes
-        self.augment = augment
+    files: list[Path]
+    classes: list[str]
+    augment: bool
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        file = self.files[index]
-        image = read_image(file)
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = read_image(self.files[index])
         if self.augment:
-            shift = torch.randint(-2, 3, (2,)).tolist()
-            image = image.roll(shift, dims=(1, 2))
-        return image, self.classes.index(file.parent.name)
+            image = image.roll(torch.randint(-2, 3, (2,)).tolist(), dims=(1, 2))
+        return image, self.classes.index(self.files[index].parent.name)
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """A picture (1, 16, 16), with values from 0 to 1."""
+    content = path.read_bytes()
+    if not content.startswith(b"P5 16 16 255\n") or len(content) != 13 + 256:
+        raise ValueError(f"{path}: expected a PGM file of 16 x 16 pixels")
+    return torch.tensor(list(content[13:])).view(1, 16, 16) / 255

@@ -2,29 +2,22 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MultilabelF1Score
 
-from .data import DataConfig
-from .engine.trainer import Output, Trainer
-from .model import Classifier, ModelConfig
+from .engine.task import TaskDefaults
+from .engine.trainer import Output
+from .model import Classifier
 
 
-class Task:
+class Task(TaskDefaults):
     """Tag dishes by their ingredients."""
 
     defaults = ("trainer.monitor=f1", "trainer.epochs=3", "loader.batch_size=16")
-    collate = None
-    units = None
-    trainer = Trainer
-
-    def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:
-        self.path = root / data.path
-        self.model = model
+    learnt = ("ingredients", "tags")
 
     def read(self) -> list[Any]:
         return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
@@ -42,9 +35,6 @@ class Task:
             pairs.append((inputs, one_for_each(dish["tags"], self.tags)))  # (tags,)
         train = [pair for number, pair in enumerate(pairs) if number % 10 < 8]
         return {"train": train, "val": pairs[8::10], "test": pairs[9::10]}
-
-    def data_files(self) -> list[Path]:
-        return [self.path]
 
     def build_model(self) -> nn.Module:
         return Classifier(len(self.ingredients), len(self.tags), self.model)
@@ -72,13 +62,6 @@ class Task:
         inputs = torch.stack(samples).to(next(model.parameters()).device)
         for row in model(inputs).sigmoid().tolist():  # (tags,)
             yield {tag: round(value, 4) for tag, value in zip(self.tags, row, strict=True)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"ingredients": self.ingredients, "tags": self.tags}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.ingredients = state["ingredients"]
-        self.tags = state["tags"]
 
 
 def one_for_each(names: list[str], known: list[str]) -> Tensor:

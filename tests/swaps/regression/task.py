@@ -1,35 +1,28 @@
 """The task: predict the price of a house from a row with cells that may be empty."""
 
-import csv
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .data import NUMBERS, DataConfig
-from .engine.trainer import Output, Trainer
+from .data import NUMBERS
+from .engine.table import read_table
+from .engine.task import TaskDefaults
+from .engine.trainer import Output
 from .metrics import MAE, R2, RMSE
-from .model import ModelConfig
 
 
-class Task:
+class Task(TaskDefaults):
     """Predict prices."""
 
     defaults = ("trainer.monitor=rmse", "loader.batch_size=16", "model.dropout=0.1")
-    collate = None
-    units = None
-    trainer = Trainer
-
-    def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:
-        self.path = root / data.path
-        self.model = model
+    learnt = ("mean", "deviation", "districts")
 
     def rows(self, split: str) -> list[dict[str, str]]:
-        with self.path.open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if row["split"] == split]
+        rows = [row.cells for row in read_table(self.path, ["split", "price"])]
+        return [row for row in rows if row["split"] == split]
 
     def learn(self) -> None:
         rows = self.rows("train")
@@ -57,9 +50,6 @@ class Task:
             datasets[split] = [self.encode(row) for row in self.rows(split)]
         return datasets
 
-    def data_files(self) -> list[Path]:
-        return [self.path]
-
     def build_model(self) -> nn.Module:
         return nn.Sequential(
             nn.Linear(len(NUMBERS) - 1 + len(self.districts), self.model.hidden),
@@ -80,9 +70,6 @@ class Task:
     def metrics(self) -> dict[str, Any]:
         return {"mae": MAE(), "rmse": RMSE(), "r2": R2()}
 
-    def report(self) -> dict[str, Any]:
-        return {}
-
     def example(self) -> str:
         return '{"area": 120, "age": null, "district": "harbour"}'
 
@@ -98,11 +85,3 @@ class Task:
         inputs = torch.stack(samples).to(next(model.parameters()).device)  # (batch, features)
         for price in self.price(model(inputs)).tolist():
             yield {"price": round(price, 1)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "deviation": self.deviation, "districts": self.districts}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mean = state["mean"]
-        self.deviation = state["deviation"]
-        self.districts = state["districts"]

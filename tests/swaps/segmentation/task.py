@@ -1,16 +1,14 @@
 """The task: say of each pixel whether it belongs to the disc."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .data import DataConfig
-from .engine.trainer import Output, Trainer
+from .engine.task import TaskDefaults
+from .engine.trainer import Output
 from .metrics import Metric
-from .model import ModelConfig
 
 
 class IoU(Metric):
@@ -28,18 +26,10 @@ class IoU(Metric):
         return self.sums["intersection"] / self.sums["union"]
 
 
-class Task:
+class Task(TaskDefaults):
     """Find discs in pictures."""
 
     defaults = ("trainer.monitor=iou", "trainer.epochs=3", "loader.batch_size=16")
-    collate = None
-    trainer = Trainer
-
-    def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:
-        self.path = root / data.path
-        self.model = model
-
-    def learn(self) -> None: ...
 
     def datasets(self) -> dict[str, Any]:
         """Of ten pictures, eight are for training, one for val and one for test."""
@@ -51,9 +41,6 @@ class Task:
     def units(self, batch: Any) -> int:
         _, masks = batch
         return int((masks >= 0).sum())
-
-    def data_files(self) -> list[Path]:
-        return [self.path]
 
     def build_model(self) -> nn.Module:
         return nn.Sequential(
@@ -72,9 +59,6 @@ class Task:
     def metrics(self) -> dict[str, Any]:
         return {"iou": IoU()}
 
-    def report(self) -> dict[str, Any]:
-        return {}
-
     def example(self) -> str:
         return "8"
 
@@ -87,8 +71,3 @@ class Task:
         images = torch.stack(samples).to(next(model.parameters()).device)
         for scores in model(images[:, None])[:, 0].tolist():  # (height, width)
             yield {"mask": ["".join(".#"[score > 0] for score in row) for row in scores]}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -1,15 +1,15 @@
 """The task: classify texts of unequal length, word by word."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from .data import DataConfig, read_rows
-from .engine.trainer import Output, Trainer
+from .engine.table import read_table
+from .engine.task import TaskDefaults
+from .engine.trainer import Output
 from .metrics import Accuracy, MacroF1
 from .model import ModelConfig
 
@@ -21,44 +21,41 @@ class Reader(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(words, config.hidden)
         self.gru = nn.GRU(config.hidden, config.hidden, batch_first=True)
-        self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(config.hidden, classes)
 
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
         states, _ = self.gru(self.embedding(words))  # (batch, length, config.hidden)
         rows = torch.arange(len(words), device=words.device)
         last = states[rows, lengths - 1]  # (batch, hidden), before the padding
-        scores: Tensor = self.output(self.dropout(last))
+        scores: Tensor = self.output(last)
         return scores
 
 
-class Task:
+class Task(TaskDefaults):
     """Classify texts."""
 
-    defaults = ("trainer.monitor=f1", "trainer.epochs=3", "model.dropout=0.1")
-    units = None
-    trainer = Trainer
+    defaults = ("trainer.monitor=f1", "trainer.epochs=3")
+    learnt = ("vocabulary", "classes")
 
-    def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:
-        self.path = root / data.path
-        self.model = model
+    def rows(self, split: str) -> list[dict[str, str]]:
+        rows = [row.cells for row in read_table(self.path, ["split", "text", "label"])]
+        return [row for row in rows if row["split"] == split]
 
     def learn(self) -> None:
-        rows = read_rows(self.path, "train")
-        words = sorted({word for text, _ in rows for word in text.split()})
+        words = sorted({word for row in self.rows("train") for word in row["text"].split()})
         self.vocabulary = {word: index for index, word in enumerate(words, start=1)}
-        self.classes = sorted({label for _, label in rows})
+        self.classes = sorted({row["label"] for row in self.rows("train")})
 
     def sample(self, text: str, target: int) -> dict[str, Any]:
         """Words as numbers (length,), 0 if they are not in the vocabulary, and the class."""
         numbers = [self.vocabulary.get(word, 0) for word in text.split()]
-        return {"text": text, "words": torch.tensor(numbers), "target": target}
+        return {"words": torch.tensor(numbers), "target": target}
 
     def datasets(self) -> dict[str, Any]:
-        datasets = {}
-        for split in ("train", "val", "test"):
-            rows = read_rows(self.path, split)
-            datasets[split] = [self.sample(text, self.classes.index(label)) for text, label in rows]
+        datasets: dict[str, Any] = {"train": [], "val": [], "test": []}
+        for split, samples in datasets.items():
+            for row in self.rows(split):
+                samples.append(self.sample(row["text"], self.classes.index(row["label"])))
         return datasets
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -68,9 +65,6 @@ class Task:
             "lengths": torch.tensor([len(text) for text in words]),  # (batch,)
             "target": torch.tensor([sample["target"] for sample in samples]),  # (batch,)
         }
-
-    def data_files(self) -> list[Path]:
-        return [self.path]
 
     def build_model(self) -> nn.Module:
         return Reader(len(self.vocabulary) + 1, len(self.classes), self.model)
@@ -82,9 +76,6 @@ class Task:
 
     def metrics(self) -> dict[str, Any]:
         return {"accuracy": Accuracy(len(self.classes)), "f1": MacroF1(len(self.classes))}
-
-    def report(self) -> dict[str, Any]:
-        return {"classes": self.classes, "words": len(self.vocabulary)}
 
     def example(self) -> str:
         return "the film was not good"
@@ -99,12 +90,5 @@ class Task:
         batch = self.collate(samples)
         device = next(model.parameters()).device
         scores = model(batch["words"].to(device), batch["lengths"].to(device))
-        for sample, index in zip(samples, scores.argmax(dim=1).tolist(), strict=True):
-            yield {"input": sample["text"], "class": self.classes[index]}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary, "classes": self.classes}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.vocabulary = state["vocabulary"]
-        self.classes = state["classes"]
+        for index in scores.argmax(dim=1).tolist():
+            yield {"class": self.classes[index]}

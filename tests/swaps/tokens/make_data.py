@@ -1,13 +1,10 @@
 """Write data/lines.txt: made-up sentences, one on each line."""
 
 import random
-from pathlib import Path
 
 rng = random.Random(0)
-lines = []
-for _ in range(500):
-    animal = rng.choice(["fox", "hare", "owl", "bear"])
-    verb = rng.choice(["sees", "follows", "fears"])
-    place = rng.choice(["in the wood", "by the river", "at night"])
-    lines.append(f"the {animal} {verb} the {rng.choice(['moon', 'wolf', 'wind'])} {place}")
-Path("data/lines.txt").write_text("\n".join(lines) + "\n", "utf-8")
+with open("data/lines.txt", "w", encoding="utf-8") as file:
+    for _ in range(500):
+        animal = rng.choice(["fox", "hare", "owl", "bear"])
+        place = rng.choice(["in the wood", "by the river", "at night"])
+        file.write(f"the {animal} {rng.choice(['sees', 'fears'])} the moon {place}\n")

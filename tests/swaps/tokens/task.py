@@ -1,15 +1,15 @@
 """The task: a language model of characters."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from .data import DataConfig, read_splits
-from .engine.trainer import Output, Trainer
+from .engine.task import TaskDefaults
+from .engine.trainer import Output
 from .metrics import Metric
 from .model import ModelConfig
 
@@ -24,12 +24,11 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, config.hidden)
         self.gru = nn.GRU(config.hidden, config.hidden, batch_first=True)
-        self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(config.hidden, vocabulary)
 
     def forward(self, tokens: Tensor) -> Tensor:
         states, _ = self.gru(self.embedding(tokens))  # (batch, length, config.hidden)
-        scores: Tensor = self.output(self.dropout(states))
+        scores: Tensor = self.output(states)
         return scores
 
 
@@ -45,19 +44,16 @@ class Perplexity(Metric):
         return (self.sums["loss"] / self.sums["tokens"]).exp()
 
 
-class Task:
+class Task(TaskDefaults):
     """Predict the next character."""
 
-    defaults = ("trainer.monitor=perplexity", "loader.batch_size=16", "model.dropout=0.1")
-    trainer = Trainer
-
-    def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:
-        self.path = root / data.path
-        self.model = model
+    defaults = ("trainer.monitor=perplexity", "loader.batch_size=16")
+    learnt = ("characters",)
 
     def learn(self) -> None:
-        lines = read_splits(self.path)["train"]
-        self.characters = [END, *sorted(set("".join(lines)))]
+        lines = self.path.read_text("utf-8").splitlines()
+        train = [line for number, line in enumerate(lines) if number % 10 < 8]
+        self.characters = [END, *sorted(set("".join(train)))]
 
     def encode(self, text: str) -> Tensor:
         """The tokens (length,). Raises ValueError for a character that was not trained on."""
@@ -67,19 +63,16 @@ class Task:
         return torch.tensor([self.characters.index(character) for character in text])
 
     def datasets(self) -> dict[str, Any]:
-        datasets = {}
-        for split, lines in read_splits(self.path).items():
-            datasets[split] = [self.encode(END + line + END) for line in lines]
-        return datasets
+        lines = self.path.read_text("utf-8").splitlines()
+        texts = [self.encode(END + line + END) for line in lines]
+        train = [text for number, text in enumerate(texts) if number % 10 < 8]
+        return {"train": train, "val": texts[8::10], "test": texts[9::10]}
 
     def collate(self, samples: list[Tensor]) -> Tensor:
         return pad_sequence(samples, batch_first=True, padding_value=PADDING)
 
     def units(self, batch: Tensor) -> int:
         return int((batch[:, 1:] != PADDING).sum())
-
-    def data_files(self) -> list[Path]:
-        return [self.path]
 
     def build_model(self) -> nn.Module:
         return LanguageModel(len(self.characters), self.model)
@@ -88,16 +81,12 @@ class Task:
         inputs = batch[:, :-1].clamp(min=0)  # (batch, length)
         target = batch[:, 1:]  # at each place, the next character
         scores = model(inputs).transpose(1, 2)  # (batch, vocabulary, length)
-        losses = nn.functional.cross_entropy(
-            scores, target, ignore_index=PADDING, reduction="none"
-        )  # (batch, length), 0 at padding
+        # (batch, length), and 0 at padding
+        losses = F.cross_entropy(scores, target, ignore_index=PADDING, reduction="none")
         return Output(losses, scores, target)
 
     def metrics(self) -> dict[str, Any]:
         return {"perplexity": Perplexity()}
-
-    def report(self) -> dict[str, Any]:
-        return {"characters": "".join(self.characters)}
 
     def example(self) -> str:
         return "the owl"
@@ -107,16 +96,5 @@ class Task:
 
     def predict(self, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:
         for tokens in samples:
-            tokens = tokens.to(next(model.parameters()).device)
-            for _ in range(80):
-                scores = model(tokens[None])  # (1, length, vocabulary)
-                tokens = torch.cat([tokens, scores[0, -1:].argmax(dim=1)])
-                if tokens[-1] == 0:
-                    break
-            yield {"text": "".join(self.characters[token] for token in tokens).strip(END)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"characters": self.characters}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.characters = state["characters"]
+            scores = model(tokens[None].to(next(model.parameters()).device))
+            yield {"next": self.characters[scores[0, -1].argmax()]}

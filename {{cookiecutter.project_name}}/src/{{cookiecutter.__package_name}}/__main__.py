@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # rank 0 prints
     try:
-        return run(parse(arguments))
+        options = parse(arguments)
+        code: int = options.run_command(options)
+        return code
     except KeyboardInterrupt:  # before there was anything to save, or for the second time
         return 130
     except BrokenPipeError:  # what reads the results, such as `head`, has had enough
@@ -51,6 +53,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a new run, or continue one")
+    train.set_defaults(run_command=run_train)
     train.formatter_class = argparse.RawDescriptionHelpFormatter
     train.epilog = DEFAULT.read_text("utf-8") if DEFAULT.exists() else None
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
@@ -58,36 +61,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     train.add_argument("--init-from", type=Path, metavar="RUN", help="start from its best weights")
 
     evaluate = commands.add_parser("evaluate", help="print the metrics of a run as a JSON object")
-    evaluate.add_argument("run", type=Path, metavar="RUN")
-    evaluate.add_argument("--split", choices=["val", "test"], default="test")
-    evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best")
-
     predict = commands.add_parser("predict", help="print a JSON object for each input")
-    predict.add_argument("run", type=Path, metavar="RUN")
-    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="- reads lines from stdin")
-
     reproduce = commands.add_parser(
         "reproduce", help="run a run again and compare; exit code 3 if it differs"
     )
-    reproduce.add_argument("run", type=Path, metavar="RUN")
+    for command in (evaluate, predict, reproduce):
+        command.add_argument("run", type=Path, metavar="RUN")
+    evaluate.set_defaults(run_command=run_evaluate)
+    evaluate.add_argument("--split", choices=["val", "test"], default="test")
+    evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best")
+    predict.set_defaults(run_command=run_predict)
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="- reads lines from stdin")
+    reproduce.set_defaults(run_command=run_reproduce)
     reproduce.add_argument(
         "--force", action="store_true", help="run even if data or source code have changed"
     )
 
-    commands.add_parser("config", help="print every option with its default, as YAML")
+    config = commands.add_parser("config", help="print every option with its default, as YAML")
+    config.set_defaults(run_command=run_config)
     return parser.parse_args(arguments)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
-    commands = {
-        "train": run_train,
-        "evaluate": run_evaluate,
-        "predict": run_predict,
-        "reproduce": run_reproduce,
-        "config": run_config,
-    }
-    return commands[options.command](options)
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -174,11 +166,11 @@ def check_run(folder: Path) -> None:
 
 def lines_of_stdin() -> Iterator[str]:
     """The lines on stdin, in UTF-8 whatever the locale; other bytes become surrogates."""
-    for number, line in enumerate(sys.stdin.buffer):
-        text = line.decode("utf-8", "surrogateescape")
-        if number == 0:
-            text = text.removeprefix("\ufeff")  # a byte order mark
-        yield text.removesuffix("\n").removesuffix("\r")
+    sys.stdin.reconfigure(  # type: ignore[union-attr]
+        encoding="utf-8-sig", errors="surrogateescape", newline="\n"
+    )
+    for line in sys.stdin:
+        yield line.removesuffix("\n").removesuffix("\r")
 
 
 def print_json(value: Any) -> None:

@@ -1,16 +1,13 @@
-"""The data: a CSV file of texts and labels, its splits, and how a text becomes a tensor.
+"""The data: texts and their labels, their splits, and how a text becomes a tensor.
 
 `CustomDataset` holds texts and labels, `NgramEncoder` turns a text into a tensor, and
 `EncodedDataset` is a `CustomDataset` as tensors, which is what the model is trained on.
 """
 
-import csv
-import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -29,12 +26,6 @@ class DataConfig:
     """number of hash buckets for n-grams (the input size)"""
     ngram: Annotated[int, 1] = 5
     """length of the longest n-gram, in characters"""
-
-
-class DataError(ValueError):
-    """The data or an input is wrong; the message says where, and what was expected."""
-
-    exit_code = 2
 
 
 class CustomDataset(Dataset[dict[str, str]]):
@@ -92,16 +83,7 @@ class EncodedDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """A whole batch at once, which is quicker than to put single samples together."""
-        rows = torch.tensor(indices)
-        return self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
-
-
-class Row(NamedTuple):
-    """A row of the CSV file."""
-
-    line: int
-    text: str
-    label: str
+        return self.inputs[indices], self.targets[indices]
 
 
 def split_of(text: str) -> str:
@@ -115,44 +97,3 @@ def split_of(text: str) -> str:
 def normalize(text: str) -> str:
     """The text without differences of case and blanks: they change neither split nor input."""
     return " ".join(text.casefold().split())
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file with the columns text and label; blank lines are skipped.
-
-    Raises DataError with file and line for anything that is not a text with a label in UTF-8.
-    """
-    try:
-        content = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: expected a CSV file, found: {error.strerror}") from None
-    table = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    try:
-        return list(_rows(path, table))
-    except csv.Error as error:
-        raise DataError(f"{path}:{table.reader.line_num}: not valid CSV: {error}") from None
-
-
-def _rows(path: Path, table: "csv.DictReader[str]") -> Iterator[Row]:
-    columns = list(table.fieldnames or [])
-    if columns.count("text") != 1 or columns.count("label") != 1:
-        raise DataError(f"{path}:1: expected the columns text and label, found {columns}")
-    for row in table:
-        place = f"{path}:{table.line_num}"
-        values = list(row.values())
-        has_too_many_cells = None in row
-        has_too_few_cells = None in values
-        if has_too_many_cells or has_too_few_cells:
-            raise DataError(f"{place}: expected a cell for each of {columns}, found {values}")
-        text = row["text"]
-        label = row["label"].strip()
-        if not text.strip() or not label:
-            raise DataError(f"{place}: expected a text and a label, found {values}")
-        if not is_utf8("".join(values)):
-            raise DataError(f"{place}: not UTF-8: {values}")
-        yield Row(table.line_num, text, label)
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text that was decoded with "surrogateescape" was valid UTF-8."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)

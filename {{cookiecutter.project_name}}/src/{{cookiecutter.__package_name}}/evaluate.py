@@ -11,6 +11,7 @@ from torch import nn
 
 from .engine import checkpoint, distributed, record
 from .engine.logger import null_if_not_finite
+from .engine.record import Facts
 from .task import Task
 from .train import Run, load_config
 
@@ -30,7 +31,7 @@ def load(run: Path | str, name: str = "best") -> tuple[nn.Module, Task]:
     return model.eval(), task
 
 
-def evaluate(folder: Path, split: str, name: str, root: Path) -> dict[str, Any]:
+def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
     """The metrics of a checkpoint on a split of today's data, on whatever device there is."""
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
     if "task" not in state:
@@ -60,7 +61,7 @@ def warn_of_other_data(run: Run, folder: Path) -> None:
 @torch.no_grad()
 def predict(
     folder: Path, inputs: Iterable[str], on_error: Callable[[str], object]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Facts]:
     """An answer for each input, in order, in batches.
 
     There is none for an input that the task cannot take: `on_error` gets a message about it.

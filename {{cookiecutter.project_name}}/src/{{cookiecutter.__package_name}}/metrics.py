@@ -36,9 +36,7 @@ class Metric:
     def add(self, **values: Any) -> None:
         """Add tensors or numbers, of any shape, to the sums of these names."""
         for name, value in values.items():
-            tensor = torch.as_tensor(value).detach()
-            if tensor.is_floating_point() and tensor.device.type != "mps":  # which has no float64
-                tensor = tensor.double()
+            tensor = precise(torch.as_tensor(value).detach())
             total = self.totals.get(name)
             self.totals[name] = tensor if total is None else total + tensor
 
@@ -64,8 +62,6 @@ class ConfusionMatrix(Metric):
     (batch,). Raises ValueError for other shapes, and for a class that there is not.
     """
 
-    higher_is_better: bool
-
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
@@ -74,8 +70,7 @@ class ConfusionMatrix(Metric):
         """Count a batch."""
         predicted = class_indices(preds, target, self.classes)
         pairs = target * self.classes + predicted  # (batch,)
-        counts = torch.zeros(self.classes**2, dtype=torch.int64, device=target.device)
-        self.add(counts=counts.index_add_(0, pairs, torch.ones_like(pairs)))
+        self.add(counts=pairs.bincount(minlength=self.classes**2))
 
     def compute(self) -> Tensor:
         """The matrix."""
@@ -126,53 +121,53 @@ class TopK(Metric):
         return self.sums["right"] / self.sums["count"]
 
 
-class MAE(Metric):
-    """The mean absolute error of predictions that have the shape of the target."""
+class Errors(Metric):
+    """Sums of errors, for predictions that have the shape of the target; ValueError if not."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add the errors of a batch, and what the variance of its target is made of."""
+        if preds.shape != target.shape:
+            raise ValueError(
+                f"expected predictions of the target's shape {tuple(target.shape)}, "
+                f"found {tuple(preds.shape)}"
+            )
+        target = precise(target)
+        errors = precise(preds) - target
+        self.add(errors=errors.abs().sum(), squares=errors.square().sum())
+        self.add(target=target.sum(), target_squares=target.square().sum())
+        self.add(count=target.numel())
+
+
+class MAE(Errors):
+    """The mean absolute error, in units of the target."""
 
     higher_is_better = False
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add the errors of a batch."""
-        errors = (preds - same_shape(preds, target)).double()
-        self.add(errors=errors.abs().sum(), count=errors.numel())
-
     def compute(self) -> Tensor:
-        """The mean, in units of the target."""
+        """At least 0."""
         return self.sums["errors"] / self.sums["count"]
 
 
-class RMSE(Metric):
-    """The root of the mean squared error of predictions that have the shape of the target."""
+class RMSE(Errors):
+    """The root of the mean squared error, in units of the target."""
 
     higher_is_better = False
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add the errors of a batch."""
-        errors = (preds - same_shape(preds, target)).double()
-        self.add(squares=errors.square().sum(), count=errors.numel())
-
     def compute(self) -> Tensor:
-        """The root of the mean, in units of the target."""
+        """At least 0."""
         return (self.sums["squares"] / self.sums["count"]).sqrt()
 
 
-class R2(Metric):
+class R2(Errors):
     """The share of the target's variance that the predictions explain; NaN if it has none."""
 
     higher_is_better = True
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add the errors of a batch, and what the variance is made of."""
-        target = same_shape(preds, target).double()
-        squares = (preds - target).square().sum()
-        self.add(errors=squares, total=target.sum(), squares=target.square().sum())
-        self.add(count=target.numel())
-
     def compute(self) -> Tensor:
         """At most 1."""
         sums = self.sums
-        variance = sums["squares"] - sums["total"].square() / sums["count"]
-        return torch.where(variance > 0, 1 - sums["errors"] / variance, torch.nan)
+        variance = sums["target_squares"] - sums["target"].square() / sums["count"]
+        return torch.where(variance > 0, 1 - sums["squares"] / variance, torch.nan)
 
 
 def class_indices(preds: Tensor, target: Tensor, classes: int) -> Tensor:
@@ -192,11 +187,7 @@ def class_indices(preds: Tensor, target: Tensor, classes: int) -> Tensor:
     return predicted
 
 
-def same_shape(preds: Tensor, target: Tensor) -> Tensor:
-    """The target, if it has the shape of the predictions."""
-    if preds.shape != target.shape:
-        raise ValueError(
-            f"expected predictions of the target's shape {tuple(target.shape)}, "
-            f"found {tuple(preds.shape)}"
-        )
-    return target
+def precise(values: Tensor) -> Tensor:
+    """Floating-point values in double precision, where the device has it."""
+    has_double = values.device.type != "mps"
+    return values.double() if values.is_floating_point() and has_double else values

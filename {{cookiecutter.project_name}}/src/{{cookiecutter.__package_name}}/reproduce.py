@@ -1,13 +1,13 @@
 """Run a finished run again in a new folder, compare bit for bit, and say what differs and why."""
 
-import json
-from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from .engine import checkpoint, record
+from .engine.logger import read_log
+from .engine.record import Facts
 from .train import Run, load_config
 
 ABOUT_THE_CALL = {"command", "folder", "git_commit", "git_dirty"}
@@ -31,30 +31,7 @@ CAUSES = (
 """what may explain a difference, the likeliest first"""
 
 
-class Comparison:
-    """Compares each line of the log, as it is written, with that of the run before."""
-
-    def __init__(self, run: Run, lines: list[dict[str, Any]]) -> None:
-        self.run = run
-        self.lines: Iterator[dict[str, Any]] = iter(lines)
-        self.first_step: int | None = None
-        self.last_differences: dict[str, str] = {}
-
-    def log(self, line: dict[str, Any]) -> None:
-        """Log a line, and note whether it differs."""
-        written = self.run.logger.log(line)
-        before = next(self.lines, {})
-        self.last_differences = differences(before, written)
-        if self.last_differences and self.first_step is None:
-            self.first_step = line["step"]
-            self.run.logger.info(f"step {line['step']} differs: {self.last_differences}")
-
-    def is_equal(self) -> bool:
-        """Whether all lines were equal, and none is missing."""
-        return self.first_step is None and next(self.lines, None) is None
-
-
-def reproduce(folder: Path, root: Path, force: bool = False) -> dict[str, Any]:
+def reproduce(folder: Path, root: Path, force: bool = False) -> Facts:
     """Run a finished run again, and return the verdict; `force`: even with other data or source."""
     result = record.read(folder / "result.json")
     if result.get("status") != "finished":
@@ -69,18 +46,15 @@ def reproduce(folder: Path, root: Path, force: bool = False) -> dict[str, Any]:
     for key, text in (differing or {"surroundings": "as before"}).items():
         run.logger.info(f"{key:12}  {text}")
     check_surroundings(folder, before, differing, force)
-    comparison = Comparison(run, read_log(folder / "metrics.jsonl"))
-    checkpoint.load(folder / "checkpoints" / "last.pt")  # damage shows now, not after the run
-    if run.is_main:
-        run.trainer.log = comparison.log
+    # Damage shows now, and not after the run.
+    read_log(folder / "metrics.jsonl")
+    last_weights(folder)
     run.start(manifest)
     again = run.execute()
-    if not run.is_main:
-        return {}
-    return verdict(folder, again, comparison, differing)
+    return verdict(folder, again, differing) if run.is_main else {}
 
 
-def surroundings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+def surroundings(before: Facts, now: Facts) -> dict[str, str]:
     """What differs from where the run began, or from where it was continued."""
     differing: dict[str, str] = {}
     for facts in [before, *before.get("resumes", [])]:
@@ -88,9 +62,7 @@ def surroundings(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     return differing
 
 
-def check_surroundings(
-    folder: Path, before: dict[str, Any], differing: dict[str, str], force: bool
-) -> None:
+def check_surroundings(folder: Path, before: Facts, differing: dict[str, str], force: bool) -> None:
     """Refuse to repeat a run where it cannot come out the same."""
     numbers = {facts.get("processes") for facts in [before, *before.get("resumes", [])]}
     if len(numbers) > 1:
@@ -111,26 +83,28 @@ def check_surroundings(
         )
 
 
-def verdict(
-    folder: Path, again: Path, comparison: Comparison, differing: dict[str, str]
-) -> dict[str, Any]:
-    """Whether the two runs are identical, and if not, how they differ."""
+def verdict(folder: Path, again: Path, differing: dict[str, str]) -> Facts:
+    """Whether two runs are identical, and if not, where they begin to differ, and why."""
     result = record.read(again / "result.json")
+    logs = [read_log(run / "metrics.jsonl") for run in (folder, again)]
+    lines = list(zip_longest(*logs, fillvalue={}))
+    different_lines = [pair for pair in lines if differences(*pair)]
     has_same_result = result == record.read(folder / "result.json")
-    is_identical = comparison.is_equal() and has_same_result
+    is_identical = has_same_result and not different_lines
     found = {"identical": is_identical, "run": str(again), "digest": result["digest"]}
     if is_identical:
         return found
+    steps = [after.get("step", before.get("step")) for before, after in different_lines]
     return {
         **found,
-        "first_step": comparison.first_step,
-        "metrics": comparison.last_differences,
-        "weights": distance(folder, again),
+        "first_step": next(iter(steps), None),
+        "metrics": differences(*lines[-1]),
+        "weights": distance(last_weights(folder), last_weights(again)),
         "likely_cause": next((key for key in CAUSES if key in differing), "none of these"),
     }
 
 
-def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
+def differences(one: Facts, other: Facts) -> dict[str, str]:
     """What differs in two manifests, or in two lines of a log."""
     one = {**one, **one.get("packages", {}), "packages": None}
     other = {**other, **other.get("packages", {}), "packages": None}
@@ -142,21 +116,17 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
-    try:
-        return [json.loads(line) for line in path.read_bytes().splitlines()]
-    except (OSError, ValueError) as error:
-        raise record.RunError(f"{path}: expected a log, found: {error}") from None
+def last_weights(folder: Path) -> Facts:
+    """The weights at the end of a run."""
+    state = checkpoint.load(folder / "checkpoints" / "last.pt")
+    return dict(state["model_state_dict"])
 
 
-def distance(one: Path, other: Path) -> float | None:
+def distance(weights: Facts, others: Facts) -> float | None:
     """The largest difference between corresponding weights of two runs."""
-    weights = checkpoint.load(one / "checkpoints" / "last.pt")["model_state_dict"]
-    others = checkpoint.load(other / "checkpoints" / "last.pt")["model_state_dict"]
-    largest = None
-    for name, weight in weights.items():
-        if name in others and others[name].shape == weight.shape and weight.numel():
-            difference = weight.double() - others[name].double()
-            largest = max(difference.abs().max().item(), largest or 0.0)
-    return largest
+    distances = [
+        (weight.double() - others[name].double()).abs().max().item()
+        for name, weight in weights.items()
+        if name in others and others[name].shape == weight.shape and weight.numel() > 0
+    ]
+    return max(distances, default=None)

@@ -1,26 +1,13 @@
 """Continue a run in place, exactly where its last checkpoint stands."""
 
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
 from .engine import checkpoint, config, record
-from .train import Config, Parent, Run, load_config
-
-CHANGEABLE = ("device", "loader.num_workers", "trainer.epochs")
-"""options that may be another when a run continues"""
-
-
-class Loaded(NamedTuple):
-    """What a run continues with, beside the state that was loaded into its parts."""
-
-    facts: dict[str, Any]
-    """what runs here and now"""
-    logger_state: dict[str, Any]
-    """how much of the log the checkpoint stands for"""
+from .engine.record import Facts
+from .train import Config, Run, load_config
 
 
 def resume(folder: Path, overrides: list[str], root: Path) -> Path:
@@ -36,11 +23,12 @@ def resume(folder: Path, overrides: list[str], root: Path) -> Path:
     # The data is prepared with what the run has learnt from it, and not with what it would today.
     state = checkpoint.load_latest(folder / "checkpoints")
     run = Run(settings, root, learnt=state.get("task") if state else None)
-    loaded = load_for_resume(run, folder, state)
+    facts = load_for_resume(run, folder, state)
     run.check()
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}
+    logger_state = state["logger"] if state else {"bytes": 0, "seconds": 0}
     if run.is_main:
-        reopen(run, folder, {**entry, **loaded.facts}, loaded.logger_state)
+        reopen(run, folder, {**entry, **facts}, logger_state)
     return run.execute()
 
 
@@ -49,15 +37,14 @@ def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None
 
     More epochs are possible if the learning rate does not depend on the total number of steps.
     """
-    depends_on_total = settings.optim.scheduler not in ("constant", "plateau")
-    fewer = settings.trainer.epochs < old.trainer.epochs
-    more = settings.trainer.epochs > old.trainer.epochs
+    has_more_epochs = settings.trainer.epochs > old.trainer.epochs
+    has_any_total = settings.optim.scheduler in ("constant", "plateau")
+    can_change = {"device", "loader.num_workers"}
+    if settings.trainer.epochs == old.trainer.epochs or (has_more_epochs and has_any_total):
+        can_change.add("trainer.epochs")
     for override in overrides:
         key = override.partition("=")[0]
-        is_refused = key not in CHANGEABLE
-        if key == "trainer.epochs":
-            is_refused = fewer or (more and depends_on_total)
-        if is_refused:
+        if key not in can_change:
             raise record.RunError(
                 f"{key}: cannot be changed on --resume (only device, loader.num_workers and, with "
                 "a constant or plateau schedule, a larger trainer.epochs can); "
@@ -65,19 +52,18 @@ def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None
             )
 
 
-def load_for_resume(run: Run, folder: Path, state: dict[str, Any] | None) -> Loaded:
-    """Load the state of the last checkpoint, if there is one, into the parts of the run.
+def load_for_resume(run: Run, folder: Path, state: Facts | None) -> Facts:
+    """Load the state of the last checkpoint, if there is one; returns what runs here and now.
 
     The order matters: the number of threads before anything is computed, the lock before anything
     is changed, and the data before the state that was made of it.
     """
-    parents = [field.name for field in fields(Parent)]
-    keys = ("threads", "processes", "data", *parents)
+    keys = ("threads", "processes", "data", *run.parent)
     manifest = record.read(folder / "manifest.json", *keys)
     if run.trainer.world_size == manifest["processes"]:
         torch.set_num_threads(manifest["threads"])
     run.open_folder(folder)  # refuses if another process is writing to this run
-    run.parent = Parent(**{name: manifest[name] for name in parents})
+    run.parent = {name: manifest[name] for name in run.parent}
     facts = run.manifest()
     if facts["data"] != manifest["data"]:
         files = ", ".join(str(path) for path in run.task.data_files())
@@ -85,15 +71,14 @@ def load_for_resume(run: Run, folder: Path, state: dict[str, Any] | None) -> Loa
             f"{files}: the data has changed since the run began; "
             "use --init-from to start a new run from its weights"
         )
-    if state is not None:
+    if state:
         checkpoint.restore(state, run.parts)
-        return Loaded(facts, state["logger"])
-    if run.parent.parent:
-        run.init_from(run.root / run.parent.parent)
-    return Loaded(facts, {"bytes": 0, "seconds": 0})
+    elif run.parent["parent"]:
+        run.init_from(run.root / run.parent["parent"])
+    return facts
 
 
-def reopen(run: Run, folder: Path, entry: dict[str, Any], logger_state: dict[str, Any]) -> None:
+def reopen(run: Run, folder: Path, entry: Facts, logger_state: Facts) -> None:
     """Cut the log back to the checkpoint, and record that the run continues."""
     # The result goes first: the log that it stands for is cut next.
     (folder / "result.json").unlink(missing_ok=True)
@@ -101,4 +86,4 @@ def reopen(run: Run, folder: Path, entry: dict[str, Any], logger_state: dict[str
     manifest = record.read(folder / "manifest.json")
     manifest["resumes"] = [*manifest.get("resumes", []), entry]
     record.write(folder / "manifest.json", manifest)
-    record.write(folder / "config.yaml", config.dump(run.settings))
+    record.write(folder / "config.yaml", config.dump(run.settings).encode())

@@ -1,10 +1,11 @@
 """The task: which data, model, loss and metrics, and what a prediction says. Start reading here.
 
 All other files that know what is learnt are data.py, model.py and metrics.py. The commands and
-engine/ work with any class that has the methods and attributes of `Task`.
+engine/ work with any class that has these methods; engine/task.py lists what else a task can have,
+such as a `collate` function for batches, or `units` for a loss of each token or pixel.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,72 +18,65 @@ from .data import (
     SPLITS,
     CustomDataset,
     DataConfig,
-    DataError,
     EncodedDataset,
     NgramEncoder,
-    Row,
-    is_utf8,
-    read_rows,
     split_of,
 )
-from .engine.trainer import Output, Trainer
+from .engine.table import Row, is_utf8, read_table
+from .engine.task import DataError, TaskDefaults
+from .engine.trainer import Output
 from .metrics import Accuracy, ConfusionMatrix, MacroF1
 from .model import Classifier, ModelConfig
 
 
-class Task:
+class Task(TaskDefaults):
     """Classify texts."""
 
     defaults = ("trainer.monitor=accuracy",)
     """options whose default is not that of the machine"""
-    collate: Callable[[list[Any]], Any] | None = None
-    """makes a batch of a list of samples; None: torch's `default_collate`"""
-    units: Callable[[Any], int] | None = None
-    """how many units, such as tokens, the loss of a batch counts; None: one for each sample"""
-    trainer = Trainer
-    """the training loop; a subclass may override `update`, for two optimizers, say"""
+    learnt = ("classes",)
+    """what `learn` sets: it is saved in each checkpoint, and loaded by all commands but `train`"""
 
     def __init__(self, data: DataConfig, model: ModelConfig, root: Path) -> None:
-        self.data = data
-        self.model = model
-        self.path = root / data.path
+        super().__init__(data, model, root)
         self.encode = NgramEncoder(data.features, data.ngram)
         self.classes: list[str] = []
 
     @cached_property
-    def rows(self) -> list[Row]:
-        """The rows of the data, read when they are first needed."""
-        return read_rows(self.path)
+    def rows(self) -> dict[str, list[Row]]:
+        """The rows of each split, read when they are first needed."""
+        rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        for row in read_table(self.path, ["text", "label"]):
+            rows[split_of(row.cells["text"])].append(row)
+        return rows
 
     def learn(self) -> None:
-        """Learn from the training split what prediction needs: here the names of the classes.
-
-        Only a new run calls this. All other commands load what the run has learnt.
-        """
-        train = [row for row in self.rows if split_of(row.text) == "train"]
-        self.classes = sorted({row.label for row in train})
+        """Learn from the training split what prediction needs: here the names of the classes."""
+        self.classes = sorted({row.cells["label"] for row in self.rows["train"]})
         if len(self.classes) < 2:
             raise DataError(f"{self.path}: expected at least two labels, found {self.classes}")
 
     def datasets(self) -> dict[str, Dataset[Any]]:
         """The splits: train and val, and test if there is one."""
-        for row in self.rows:
-            if row.label not in self.classes:
-                raise DataError(
-                    f"{self.path}:{row.line}: label {row.label!r} has no row in the training "
-                    "split; add more rows with it"
-                )
         datasets: dict[str, Dataset[Any]] = {}
-        for split in SPLITS:
-            rows = [row for row in self.rows if split_of(row.text) == split]
+        for split, rows in self.rows.items():
+            self.check_labels(rows)
             if rows:
-                samples = CustomDataset([row.text for row in rows], [row.label for row in rows])
+                texts = [row.cells["text"] for row in rows]
+                labels = [row.cells["label"] for row in rows]
+                samples = CustomDataset(texts, labels)
                 datasets[split] = EncodedDataset(samples, self.encode, self.classes)
         return datasets
 
-    def data_files(self) -> list[Path]:
-        """The files and folders whose content a run depends on."""
-        return [self.path]
+    def check_labels(self, rows: list[Row]) -> None:
+        """Raise DataError for a label that the model has no class for."""
+        for row in rows:
+            label = row.cells["label"]
+            if label not in self.classes:
+                raise DataError(
+                    f"{self.path}:{row.line}: label {label!r} has no row in the training split; "
+                    "add more rows with it"
+                )
 
     def build_model(self) -> nn.Module:
         """The model, with new weights."""
@@ -130,11 +124,3 @@ class Task:
         for (text, _), probability, index in answers:
             label = self.classes[index]
             yield {"input": text, "class": label, "probability": round(probability, 4)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was learnt, as plain data or tensors: it is saved in each checkpoint."""
-        return {"classes": self.classes}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what an earlier run has learnt."""
-        self.classes = state["classes"]

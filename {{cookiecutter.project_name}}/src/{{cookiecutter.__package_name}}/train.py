@@ -5,7 +5,6 @@ It reads from top to bottom: build everything, load state into everything, run.
 
 import json
 import os
-import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,14 +13,23 @@ from signal import Signals
 from typing import Any
 
 import torch
-from torch import nn
 
 from .data import DataConfig
 from .engine import checkpoint, config, distributed, record, sharding
 from .engine.loader import Loader, LoaderConfig
 from .engine.logger import Logger, SilentLogger
+from .engine.measure import MetricGroup
 from .engine.optim import OptimConfig, build_optimizer, build_scheduler
-from .engine.trainer import MicroBatch, Stopped, TrainerConfig, TrainingError, monitor_mode
+from .engine.record import Facts
+from .engine.trainer import (
+    MicroBatch,
+    SetupError,
+    Step,
+    Stopped,
+    Trainer,
+    TrainerConfig,
+    TrainingError,
+)
 from .model import ModelConfig
 from .task import Task
 
@@ -57,16 +65,6 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     return config.load(defaults, path, overrides)
 
 
-@dataclass(frozen=True)
-class Parent:
-    """The run whose weights a run started from; empty if there is none."""
-
-    parent: str = ""
-    """its folder, relative to the project"""
-    parent_digest: str = ""
-    """the digest of the weights"""
-
-
 class Interrupted(Exception):
     """A signal stopped the run after a checkpoint was written."""
 
@@ -84,20 +82,20 @@ class Run:
         learnt: what the task of an earlier run has learnt; None: learn from the training split.
     """
 
-    def __init__(self, settings: Config, root: Path, learnt: dict[str, Any] | None = None) -> None:
+    def __init__(self, settings: Config, root: Path, learnt: Facts | None = None) -> None:
         self.settings = settings
         self.root = root
         self.learnt = learnt
         self.folder = Path()  # until it is opened
-        self.parent = Parent()
+        self.parent = {"parent": "", "parent_digest": ""}  # the run it started from
         self.stop = distributed.StopSignal()
         self.device = distributed.select_device(settings.device, settings.deterministic)
         self.task = Task(settings.data, settings.model, root)
         self.loaders = self.build_loaders()
-        self.logger: Logger | SilentLogger = Logger() if self.is_main else SilentLogger()
+        self.logger: Any = Logger() if self.is_main else SilentLogger()
         self.build_model()
         self.build_trainer()
-        self.parts: dict[str, Any] = {
+        self.parts: Facts = {
             "model_state_dict": self.model,
             "optimizer_state_dict": self.optimizer,
             "scheduler": self.scheduler,
@@ -120,30 +118,27 @@ class Run:
             datasets = self.read_datasets()
         loaders = {}
         for split, dataset in datasets.items():
-            loaders[split] = Loader(
+            loader = Loader(
                 dataset,
                 self.settings.loader,
                 seed=self.settings.seed,
                 shuffle=split == "train",
                 collate=self.task.collate,
             )
+            if loader.size:
+                loaders[split] = loader
+        for split in ("train", "val"):
+            if split not in loaders:
+                raise record.RunError(f"the {split} split is missing or empty")
         return loaders
 
-    def read_datasets(self) -> dict[str, Any]:
-        """The splits that are not empty. A run needs at least train and val."""
+    def read_datasets(self) -> Facts:
+        """The splits, after the task has learnt what it needs to make them."""
         if self.learnt is None:
             self.task.learn()
         else:
             self.task.load_state_dict(self.learnt)
-        datasets: dict[str, Any] = {}
-        for split, dataset in self.task.datasets().items():
-            is_empty = hasattr(dataset, "__len__") and len(dataset) == 0
-            if not is_empty:
-                datasets[split] = dataset
-        for split in ("train", "val"):
-            if split not in datasets:
-                raise record.RunError(f"the {split} split is missing or empty")
-        return datasets
+        return self.task.datasets()
 
     def build_model(self) -> None:
         """Build the model with weights that do not depend on how the data was made."""
@@ -161,20 +156,25 @@ class Run:
         self.total_steps = options.epochs * len(self.loaders["train"])
         if options.max_steps:
             self.total_steps = min(self.total_steps, options.max_steps)
-        metrics = self.task.metrics()
+        metrics = MetricGroup(self.task.metrics(), self.device)
+        mode = metrics.mode(options.monitor)
         self.scheduler = build_scheduler(
-            self.settings.optim,
-            self.optimizer,
-            self.total_steps,
-            monitor_mode(options.monitor, metrics),
+            self.settings.optim, self.optimizer, self.total_steps, mode
         )
-        self.trainer = self.task.trainer(
-            self.wrapped_model(),
+        trainer_class: Any = self.task.trainer
+        if trainer_class is None:
+            trainer_class = Trainer
+        model = self.model  # which exchanges gradients by itself if it is sharded
+        if not self.settings.sharding:
+            model = distributed.wrap_ddp(model, self.settings.find_unused_parameters)
+        self.trainer: Trainer = trainer_class(
+            model,
             self.optimizer,
             self.task.forward,
             options,
             units=self.task.units,
             metrics=metrics,
+            mode=mode,
             scheduler=self.scheduler,
             log=self.logger.log,
             track=self.logger.track,
@@ -183,12 +183,6 @@ class Run:
             seed=self.settings.seed,
         )
 
-    def wrapped_model(self) -> nn.Module:
-        """The model, made to exchange gradients with other processes if there are any."""
-        if self.settings.sharding:
-            return self.model  # exchanges them by itself
-        return distributed.wrap_ddp(self.model, self.settings.find_unused_parameters)
-
     def check(self) -> None:
         """Try everything that a run will do once, so that what does not fit shows in seconds.
 
@@ -196,21 +190,19 @@ class Run:
         task goes through `predict`, and all that a checkpoint will hold is written and read back in
         memory. This changes no bit of the run.
         """
+        monitor = self.settings.trainer.monitor
         for split in ("train", "val"):
-            batch, size = self.loaders[split].first()
-            self.trainer.check(split, MicroBatch(batch, size))
+            micro_batch = MicroBatch(*self.loaders[split].first())
+            values = self.trainer.evaluate_steps([Step([micro_batch], micro_batch.size)])
+            if not isinstance(values[monitor], int | float):
+                raise SetupError(f"trainer.monitor: {monitor!r} is not a single number")
         self.check_predict()
         checkpoint.check({**self.parts, "config": config.plain(self.settings)})
 
     @torch.no_grad()
     def check_predict(self) -> None:
         """Try to predict for the example of the task, and to print the answer."""
-        example = self.task.example()
-        try:
-            sample = self.task.parse(example)
-        except (ValueError, LookupError, OSError) as error:
-            message = f"Task.example: predict cannot take {example!r}: {error}"
-            raise record.RunError(message) from error
+        sample = self.task.parse(self.task.example())
         answers = list(self.task.predict(self.model, [sample]))
         if len(answers) != 1:
             raise record.RunError(f"Task.predict: expected 1 answer for 1 sample, found {answers}")
@@ -221,21 +213,21 @@ class Run:
         state = checkpoint.load(folder / "checkpoints" / "best.pt")
         checkpoint.restore(state, {"model_state_dict": self.model})
         digest = record.digest(state["model_state_dict"])
-        self.parent = Parent(os.path.relpath(folder, self.root), digest)
+        self.parent = {"parent": os.path.relpath(folder, self.root), "parent_digest": digest}
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Facts:
         """What runs here: see `record.collect_environment`."""
         package = Path(__file__).parent
         files = self.task.data_files()
         facts = record.collect_environment(self.root, package, files, self.device)
-        return {**facts, "seed": self.settings.seed, **vars(self.parent)}
+        return {**facts, "seed": self.settings.seed, **self.parent}
 
-    def start(self, manifest: dict[str, Any]) -> None:
+    def start(self, manifest: Facts) -> None:
         """Make the run folder."""
         if self.is_main:
             output_dir = self.root / Path(self.settings.output_dir).expanduser()
             folder = record.create_run(output_dir, self.settings.name)
-            record.start(folder, config.dump(self.settings), manifest, self.root)
+            record.start(folder, config.dump(self.settings), manifest, Path(__file__).parent)
             self.open_folder(folder)
 
     def open_folder(self, folder: Path) -> None:
@@ -261,7 +253,7 @@ class Run:
         self.announce()
         if self.settings.trainer.compile:
             self.model.compile()
-        result: dict[str, Any] = {"status": "failed"}
+        result: Facts = {"status": "failed"}
         try:
             with self.stop:
                 self.train_and_test(result)
@@ -281,7 +273,7 @@ class Run:
             raise Interrupted(self.stop.number)
         return self.folder
 
-    def train_and_test(self, result: dict[str, Any]) -> None:
+    def train_and_test(self, result: Facts) -> None:
         """Train, and fill in status and digest of the result."""
         try:
             self.trainer.fit(self.loaders["train"], self.loaders["val"])
@@ -289,29 +281,22 @@ class Run:
             if "find_unused_parameters" not in str(error):
                 raise
             raise TrainingError(
-                f"parameters without a gradient: {self.named_in(error)}; "
-                "with several processes this needs find_unused_parameters=true"
+                "some parameters got no gradient; with several processes this needs "
+                "find_unused_parameters=true"
             ) from error
         result["digest"] = record.digest(self.model.state_dict())
         self.test_best()
         result["status"] = "finished"
 
-    def named_in(self, error: RuntimeError) -> str:
-        """The names of the parameters whose numbers an error of DistributedDataParallel lists."""
-        names = [name for name, value in self.model.named_parameters() if value.requires_grad]
-        _, _, numbers = str(error).rpartition("did not receive grad for rank ")
-        _, _, numbers = numbers.partition(":")
-        return ", ".join(names[int(number)] for number in re.findall(r"\d+", numbers))
-
     def test_best(self) -> None:
         """Evaluate the best weights on the test split, and report the run."""
-        trainer = self.trainer
-        if trainer.best:
+        at = self.trainer.at("val")
+        if self.trainer.best:
             self.load_best()
+            at = self.trainer.best["at"]
         if "test" in self.loaders:
-            at = trainer.best or {"step": trainer.step, "epoch": trainer.epoch, "lr": trainer.lr}
-            values = trainer.evaluate(self.loaders["test"])
-            trainer.write("test", values, at["step"], at["epoch"], at["lr"])
+            values = self.trainer.evaluate(self.loaders["test"])
+            self.trainer.write({**at, "split": "test"}, values)
         self.report()
 
     def load_best(self) -> None:
@@ -340,16 +325,16 @@ class Run:
                 f"early stop: {options.monitor} has not improved in {options.patience} "
                 f"evaluation{'s' if options.patience > 1 else ''}"
             )
-        run = os.path.relpath(self.folder)
-        command = f"python -m {__package__}"
         best = "none"
         if self.trainer.best:
             best = "{metric} {value:.4f} on val, step {step}".format(**self.trainer.best)
+        run = os.path.relpath(self.folder)
+        command = f"python -m {__package__}"
+        example = shlex.quote(self.task.example())
         self.logger.info(f"run       {run}")
         self.logger.info(f"best      {best}")
         self.logger.info(f"look      tensorboard --logdir {os.path.dirname(run)}")
         self.logger.info(f"evaluate  {command} evaluate {run}")
-        example = shlex.quote(self.task.example())
         self.logger.info(f"predict   {command} predict {run} {example}")
 
     def tell_how_to_resume(self) -> None:

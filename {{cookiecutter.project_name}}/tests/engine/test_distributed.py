@@ -181,7 +181,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(runs: Runs) -> None:
     assert len({len(seen["digests"]) for seen in runs.two["half"]}) == 1
     run = runs.run("two", "half")
     assert record.read(run / "result.json")["status"] == "stopped"
-    assert checkpoint.load(run / "checkpoints" / "last.pt")["trainer"]["step"] in (10, 11)
+    assert checkpoint.load(run / "checkpoints" / "last.pt")["trainer"]["step"] == 10
 
 
 def test_the_manifest_has_the_processes_and_their_threads(runs: Runs) -> None:
@@ -189,14 +189,16 @@ def test_the_manifest_has_the_processes_and_their_threads(runs: Runs) -> None:
     assert (found["processes"], found["threads"]) == (2, 1)  # as torchrun has it
 
 
-def test_a_parameter_without_a_gradient_is_named_with_the_option_that_allows_it(
+def test_a_parameter_without_a_gradient_is_an_error_that_names_the_option(
     runs: Runs,
 ) -> None:
     first, second = runs.two["unused"]
     assert first["code"] == second["code"] == 1
     line = first["err"].splitlines()[-1]
-    assert line.startswith("error: parameters without a gradient: unused; ")
-    assert "find_unused_parameters=true" in line
+    assert line == (
+        "error: some parameters got no gradient; "
+        "with several processes this needs find_unused_parameters=true"
+    )
     assert runs.one["unused"]["code"] == 0  # one process needs no such option
 
 

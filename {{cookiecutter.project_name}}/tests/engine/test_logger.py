@@ -381,12 +381,11 @@ def test_a_silent_logger_does_nothing_that_a_logger_does(
     assert silent.track(steps, epoch=1, start=0, total=2) is steps
     assert silent.log(record(1, loss=1.0)) == record(1, loss=1.0)
     silent.info("hello")
-    silent.load_state_dict(silent.state_dict())
     silent.close()
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
     public = {name for name in vars(Logger) if not name.startswith("_")}
-    assert public <= set(dir(silent))
+    assert public - set(dir(silent)) == {"state_dict", "load_state_dict"}  # the first process calls
 
 
 def test_torch_is_imported_only_when_something_is_logged() -> None:

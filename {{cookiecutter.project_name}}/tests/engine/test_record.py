@@ -61,16 +61,10 @@ def start(root: Path) -> dict[str, object]:
     folder.mkdir(parents=True)
     cpu = torch.device("cpu")
     facts = record.collect_environment(root, root / "pkg", [root / "d.csv"], cpu)
-    record.start(folder, "seed: 1\n", facts, root)
+    record.start(folder, "seed: 1\n", facts, root / "pkg")
     assert (folder / "config.yaml").read_text(encoding="utf-8") == "seed: 1\n"
     manifest: dict[str, object] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return manifest
-
-
-def patch(root: Path) -> bytes:
-    """Start a run, and return its source.patch."""
-    start(root)
-    return (root / "runs" / "x" / "source.patch").read_bytes()
 
 
 def test_two_runs_that_start_at_once_get_a_folder_each(tmp_path: Path) -> None:
@@ -238,120 +232,42 @@ def test_outside_a_repository_and_without_git_the_record_is_made_all_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert start(root)["git_commit"] is None
-    assert not (root / "runs" / "x" / "source.patch").exists()
     (root / "runs" / "x").rename(root / "runs" / "first")
     monkeypatch.setenv("PATH", "")
     assert start(root)["git_commit"] is None
 
 
-def test_uncommitted_changes_are_kept_as_a_patch(root: Path, git: Git) -> None:
+def test_the_manifest_says_which_commit_and_whether_files_differ_from_it(
+    root: Path, git: Git
+) -> None:
     clean = start(root)
     assert (clean["git_commit"], clean["git_dirty"]) == (git("rev-parse", "HEAD").strip(), False)
-    assert not (root / "runs" / "x" / "source.patch").exists()
     (root / "runs" / "x").rename(root / "runs" / "clean")
+    (root / "new.py").write_text("b = 3\n", encoding="utf-8")
+    assert start(root)["git_dirty"] is True
 
-    (root / "pkg" / "code.py").write_text("a = 2\n", encoding="utf-8")
-    new = {"new.py": b"b = 3\n", "configs/my.yaml": b"lr: 1\n", "\u00e9.bin": b"\0\xff" * 500}
-    if sys.platform != "win32":
-        new[":(odd) *.yaml"] = b"lr: 2\n"
+
+def test_a_run_keeps_the_files_of_the_package_of_any_kind(root: Path) -> None:
+    new = {"pkg/new.py": b"b = 3\r\n", "pkg/engine/words.bin": b"\0\xff" * 500}
+    new["pkg/code.py"] = (root / "pkg" / "code.py").read_bytes()
     for name, content in new.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(content)
-    assert start(root)["git_dirty"] is True
-    git("stash", "-uq")
-    assert not (root / "new.py").exists()
-    git("apply", str(root / "runs" / "x" / "source.patch"))
-    assert (root / "pkg" / "code.py").read_text(encoding="utf-8") == "a = 2\n"
-    for name, content in new.items():
-        assert (root / name).read_bytes() == content
-
-
-def test_a_repository_without_a_commit_is_kept_whole(root: Path, tmp_path: Path) -> None:
-    for words in (["init", "-q"], ["add", "pkg"]):
-        subprocess.run(["git", *words], cwd=root, check=True)
-    (root / "new.py").write_text("b = 3\n", encoding="utf-8")
     start(root)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    source = root / "runs" / "x" / "source.patch"
-    subprocess.run(["git", "init", "-q"], cwd=empty, check=True)
-    subprocess.run(["git", "apply", str(source)], cwd=empty, check=True)
-    assert (empty / "pkg" / "code.py").read_text(encoding="utf-8") == "a = 1\n"
-    assert (empty / "new.py").read_text(encoding="utf-8") == "b = 3\n"
+    source = root / "runs" / "x" / "source"
+    files = [path for path in source.rglob("*") if path.is_file()]
+    assert {path.relative_to(source).as_posix(): path.read_bytes() for path in files} == new
 
 
-def test_a_patch_keeps_every_byte(root: Path, git: Git) -> None:
-    old = b"a\r\nb\r\n\xff\n"
-    new = b"a\r\nc\r\n\xfe\n"
-    (root / "code.txt").write_bytes(old)
-    git("add", ".")
-    git("commit", "-qm", "second")
-    (root / "code.txt").write_bytes(new)
+def test_the_source_of_a_run_leaves_out_secrets_and_large_files(root: Path) -> None:
+    for name in (".env", ".cache/token", "prod.env", "id.pem", "__pycache__/code.pyc"):
+        (root / "pkg" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "pkg" / name).write_text("secret", encoding="utf-8")
+    (root / "pkg" / "large.txt").write_text("x" * 1_000_001, encoding="utf-8")
+    (root / "pkg" / "limit.txt").write_text("x" * 1_000_000, encoding="utf-8")
     start(root)
-    git("checkout", "-q", "code.txt")
-    git("apply", str(root / "runs" / "x" / "source.patch"))
-    assert (root / "code.txt").read_bytes() == new
-
-
-def test_a_patch_leaves_out_secrets_large_files_ignored_files_and_other_runs(
-    root: Path, git: Git
-) -> None:
-    left_out = (".env", ".cache/token", "prod.env", "id.pem", "d.csv", "out/old/metrics.jsonl")
-    for name in (*left_out, "out/note.txt", "notes.md"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text("secret", encoding="utf-8")
-    for name in ("manifest.json", "config.yaml"):
-        (root / "out" / "old" / name).write_text("{}", encoding="utf-8")
-    (root / "large.txt").write_text("x" * 1_000_001, encoding="utf-8")
-    (root / "link.txt").symlink_to(root / "large.txt")
-    (root / "folder").symlink_to(root / "pkg")
-    content = patch(root)
-    added = {line for line in content.split(b"\n") if line.startswith(b"+++ ")}
-    assert added == {b"+++ b/notes.md", b"+++ b/out/note.txt"}
-
-
-def test_all_untracked_files_together_have_a_limit(
-    root: Path, git: Git, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(record, "MAX_PATCH_BYTES", 1000)
-    for name in ("a.txt", "b.txt", "c.txt"):
-        (root / name).write_text("x" * 400, encoding="utf-8")
-    content = patch(root)
-    assert b"+++ b/b.txt" in content
-    assert b"+++ b/c.txt" not in content
-
-
-SETTINGS = {
-    "diff.noprefix": "true",
-    "diff.mnemonicPrefix": "true",
-    "color.ui": "always",
-    "color.diff": "always",
-    "color.status": "always",
-    "diff.external": "echo",
-    "diff.context": "0",
-    "diff.renames": "copies",
-    "diff.algorithm": "patience",
-    "diff.orderFile": "no such file",
-    "core.abbrev": "5",
-    "core.quotePath": "false",
-    "status.showUntrackedFiles": "no",
-    "diff.relative": "false",
-}
-
-
-def test_the_record_is_the_same_whatever_the_settings_of_git(
-    root: Path, git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (root / "\u00e9.txt").write_text("new\n", encoding="utf-8")
-    before = (start(root), (root / "runs" / "x" / "source.patch").read_bytes())
-    (root / "runs" / "x").rename(root / "runs" / "first")
-    for name, value in SETTINGS.items():
-        git("config", name, value)
-    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "echo")
-    monkeypatch.setenv("GIT_DIFF_OPTS", "--unified=0")
-    after = (start(root), (root / "runs" / "x" / "source.patch").read_bytes())
-    assert before == after
-    assert b"\n+new\n" in after[1]
+    files = [path for path in (root / "runs" / "x" / "source").rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"code.py", "limit.txt"}
 
 
 def test_the_repository_that_a_commit_hook_is_run_for_is_neither_recorded_nor_changed(
@@ -365,21 +281,14 @@ def test_the_repository_that_a_commit_hook_is_run_for_is_neither_recorded_nor_ch
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
     manifest = start(root)
     assert manifest["git_commit"] == commit
-    assert b"+b = 3" in (root / "runs" / "x" / "source.patch").read_bytes()
     assert not (tmp_path / "other.index").exists()
     assert (root / ".git" / "index").read_bytes() == index
 
 
-def test_a_project_in_a_folder_of_a_repository_has_its_own_patch(root: Path, git: Git) -> None:
-    (root / "pkg" / "code.py").write_text("a = 2\n", encoding="utf-8")
-    (root / "pkg" / "new.py").write_text("b = 3\n", encoding="utf-8")
-    (root / "beside.py").write_text("c = 4\n", encoding="utf-8")
-    folder = root / "runs" / "x"
-    folder.mkdir(parents=True)
-    record.start(folder, "", {}, root / "pkg")
-    content = (folder / "source.patch").read_bytes()
-    added = {line for line in content.split(b"\n") if line.startswith(b"+++ ")}
-    assert added == {b"+++ b/code.py", b"+++ b/new.py"}
+def test_whether_files_differ_does_not_depend_on_the_settings_of_git(root: Path, git: Git) -> None:
+    git("config", "status.showUntrackedFiles", "no")
+    (root / "new.py").write_text("b = 3\n", encoding="utf-8")
+    assert start(root)["git_dirty"] is True
 
 
 def test_a_file_that_is_no_json_object_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -436,11 +345,10 @@ def test_a_file_that_a_scanner_holds_for_a_moment_is_replaced_all_the_same(
     assert record.read(tmp_path / "r.json") == {"a": 1}
 
 
-def test_bytes_texts_and_other_values_are_written_as_what_they_are(tmp_path: Path) -> None:
+def test_bytes_and_other_values_are_written_as_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    for content, written in ((b"\r\n\xff", b"\r\n\xff"), ("\u00e9\n", b"\xc3\xa9\n")):
-        record.write(path, content)
-        assert path.read_bytes() == written
+    record.write(path, b"\r\n\xff")
+    assert path.read_bytes() == b"\r\n\xff"
     record.write(path, [1, "\u00e9"])
     assert path.read_bytes() == b'[\n  1,\n  "\\u00e9"\n]\n'
 

@@ -107,7 +107,7 @@ def test_a_weight_nudged_at_a_step_is_found_at_the_first_line_after_it(
         train_step(trainer, batches)
 
     monkeypatch.setattr(Trainer, "train_step", nudged)
-    verdict, err = reproduce(command, run, code=3)
+    verdict, _ = reproduce(command, run, code=3)
     assert verdict["identical"] is False
     assert verdict["first_step"] == first_line
     assert 0.001 < verdict["weights"] < 1
@@ -115,7 +115,6 @@ def test_a_weight_nudged_at_a_step_is_found_at_the_first_line_after_it(
     found_losses = verdict["metrics"].get("loss", "{0} -> {0}".format(*losses))  # when it differs
     assert found_losses == "{} -> {}".format(*losses)
     assert verdict["likely_cause"] == "none of these"
-    assert f"step {first_line} differs" in err
 
 
 def test_a_difference_that_no_line_shows_is_found_by_the_digest(
@@ -270,7 +269,7 @@ def test_a_damaged_run_is_an_error_before_it_runs(
     if content is not None:
         (run / file).write_text(content, encoding="utf-8")
     _, err = reproduce(command, run, code=2)
-    assert f"error: {run / file}: " in err.splitlines()[-1]
+    assert f"error: {run / file}:" in err.splitlines()[-1]
     assert list(run.parent.iterdir()) == [run]
 
 

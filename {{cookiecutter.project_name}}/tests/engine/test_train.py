@@ -17,7 +17,7 @@ from conftest import Command, assert_same_run, read_log
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
-from tiny import FEATURES, InputError, TinyTask
+from tiny import FEATURES, RightAnswers, TinyTask
 from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
@@ -25,8 +25,10 @@ from {{ cookiecutter.__package_name }} import __main__ as command_line
 from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
 from {{ cookiecutter.__package_name }}.engine.optim import OptimConfig
+from {{ cookiecutter.__package_name }}.engine.task import DataError
 from {{ cookiecutter.__package_name }}.engine.trainer import (
     MicroBatch,
+    Output,
     Trainer,
     TrainerConfig,
 )
@@ -79,7 +81,12 @@ def test_the_run_folder_holds_what_the_readme_says(train: Train) -> None:
     assert len(events) == 1
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "last.prev", "best")}
     files = {"config.yaml", "manifest.json", "metrics.jsonl", "result.json"}
-    assert names - events - {"source.patch"} == files | checkpoints
+    source = {name for name in names if name.startswith("source/")}
+    assert names - events - source == files | checkpoints
+    package = Path(record.__file__).parents[1]
+    assert (run / "source" / package.name / "task.py").read_bytes() == (
+        package / "task.py"
+    ).read_bytes()
     assert set(result(run)) == {"status", "best", "steps", "digest"}
     assert (result(run)["status"], result(run)["steps"]) == ("finished", 8)
     assert set(result(run)["best"]) == {"metric", "value", "step"}
@@ -322,9 +329,8 @@ def test_a_dataset_without_a_length_is_refused(
 def test_an_example_that_predict_cannot_take_is_refused(
     refused: Callable[..., str], monkeypatch: Patch
 ) -> None:
-    for example in ("[1, 2]", "no JSON"):
-        monkeypatch.setattr(TinyTask, "example", lambda _, text=example: text)
-        assert f"error: Task.example: predict cannot take {example!r}: " in refused()
+    monkeypatch.setattr(TinyTask, "example", lambda _: "[1, 2]")
+    assert refused() == "error: expected 16 numbers, found 2\n"
 
 
 def test_predict_must_give_one_answer_for_one_sample(
@@ -369,6 +375,32 @@ def test_losses_that_are_not_one_for_each_sample_are_refused(
     assert "forward: expected losses of shape (16,), one for each sample" in refused()
 
 
+def test_a_batch_that_does_not_fit_is_shown_by_its_shapes_before_the_first_step(
+    command: Command, empty_config: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    def too_narrow(task: TinyTask, model: nn.Module, batch: Any) -> Output:
+        return forward(task, model, (batch[0][:, :3], batch[1]))
+
+    forward = TinyTask.forward
+    monkeypatch.setattr(TinyTask, "forward", too_narrow)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        command("train", str(empty_config), "output_dir={tmp}/runs")
+    shapes = "[((16, 16), torch.float32), ((16,), torch.int64)]"
+    assert caught.value.__notes__ == [f"The tensors of the batch: {shapes}"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_monitor_that_is_not_a_single_number_is_refused(
+    refused: Callable[..., str], monkeypatch: Patch
+) -> None:
+    class Vector(RightAnswers):
+        def compute(self) -> torch.Tensor:
+            return torch.ones(2)
+
+    monkeypatch.setattr(TinyTask, "metrics", lambda _: {"right": Vector()})
+    assert "error: trainer.monitor: 'right' is not a single number" in refused()
+
+
 def test_what_is_tried_before_the_first_step_changes_no_bit_of_the_run(
     train: Train, monkeypatch: Patch
 ) -> None:
@@ -411,7 +443,7 @@ class Broken:
 
     def __getitem__(self, index: int) -> Any:
         if index == self.index:
-            raise InputError(f"points.csv:{index}: expected a point, found none")
+            raise DataError(f"points.csv:{index}: expected a point, found none")
         return self.dataset[index]
 
 

@@ -19,15 +19,10 @@ from {{ cookiecutter.__package_name }} import evaluate as evaluate_module
 from {{ cookiecutter.__package_name }} import train as train_module
 from {{ cookiecutter.__package_name }}.__main__ import main
 from {{ cookiecutter.__package_name }}.engine.loader import Seeded
-from {{ cookiecutter.__package_name }}.engine.trainer import Output, Trainer
+from {{ cookiecutter.__package_name }}.engine.task import DataError, TaskDefaults
+from {{ cookiecutter.__package_name }}.engine.trainer import Output
 
 FEATURES = 16
-
-
-class InputError(ValueError):
-    """An input that the task cannot take."""
-
-    exit_code = 2
 
 
 class RightAnswers:
@@ -66,13 +61,11 @@ class Noisy:
         return inputs + torch.rand(1) + random.random() + float(numpy.random.random()), target
 
 
-class TinyTask:
+class TinyTask(TaskDefaults):
     """Tell points whose coordinates have a positive sum from the others."""
 
     defaults = ("trainer.monitor=right", "loader.batch_size=16", "trainer.epochs=2")
-    collate: Callable[[list[Any]], Any] | None = None
-    units: Callable[[Any], int] | None = None
-    trainer = Trainer
+    learnt = ("mean",)
 
     # What tests change, by monkeypatch or by `options`.
     sizes: dict[str, int] = {"train": 60, "val": 60, "test": 60}  # noqa: RUF012
@@ -83,6 +76,7 @@ class TinyTask:
     is_noisy = False
 
     def __init__(self, data: Any, model: Any, root: Path) -> None:
+        super().__init__(data, model, root)
         self.mean = torch.empty(0)  # not learnt yet
 
     def points(self, split: str) -> tuple[Tensor, Tensor]:
@@ -130,7 +124,7 @@ class TinyTask:
     def parse(self, text: str) -> Tensor:
         numbers = json.loads(text)
         if len(numbers) != FEATURES:
-            raise InputError(f"expected {FEATURES} numbers, found {len(numbers)}")
+            raise DataError(f"expected {FEATURES} numbers, found {len(numbers)}")
         return torch.tensor(numbers, dtype=self.dtype)
 
     def predict(self, model: nn.Module, samples: list[Any]) -> Iterable[dict[str, Any]]:
@@ -138,12 +132,6 @@ class TinyTask:
         inputs = torch.stack(samples) - self.mean
         for scores in model(inputs.to(device)).detach():
             yield {"positive": bool(scores.argmax()), "score": round(float(scores.max()), 4)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mean = state["mean"]
 
 
 def install(patch: Callable[[Any, str, Any], None] = setattr, task: Any = TinyTask) -> None:

@@ -3,8 +3,8 @@
 A checkpoint is one file that `torch.save` writes. It holds tensors and plain data only, so that
 `torch.load(path, weights_only=True)` reads it safely. This module can be used alone:
 
-    parts = {"model_state_dict": model, "optimizer_state_dict": optimizer, "classes": ["a", "b"]}
-    save(Path("last.pt"), parts)
+    parts = {"model_state_dict": model, "optimizer_state_dict": optimizer}
+    save(Path("last.pt"), {**parts, "config": {"lr": 0.1}})
     restore(load(Path("last.pt")), parts)
 """
 
@@ -21,9 +21,23 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 # What torch.load reads with weights_only=True, beside tensors.
-PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
-TORCH_TYPES = (torch.Size, torch.dtype, torch.device)
+PLAIN_TYPES = (
+    type(None),
+    bool,
+    int,
+    float,
+    str,
+    bytes,
+    torch.Size,
+    torch.dtype,
+    torch.device,
+)
 DICT_TYPES = (dict, OrderedDict, Counter)
+
+Parts = dict[str, Any]
+"""Objects that have `state_dict` and `load_state_dict`, by their names."""
+State = dict[str, Any]
+"""What a checkpoint holds: the state of each part, by the name of the part."""
 
 
 class CheckpointError(ValueError):
@@ -38,7 +52,7 @@ class SaveError(OSError):
     exit_code = 1
 
 
-def check(parts: dict[str, Any]) -> None:
+def check(parts: Parts) -> None:
     """Raise CheckpointError if a checkpoint of these parts could not be read back.
 
     Call it before the first step, so that a run does not find out at its first checkpoint. It
@@ -54,11 +68,10 @@ def check(parts: dict[str, Any]) -> None:
         buffer.seek(0)
         torch.load(buffer, weights_only=True)
     except Exception as error:  # pickle raises errors of many kinds
-        reason = _first_line(error)
-        raise CheckpointError(f"a checkpoint of this run cannot be read back: {reason}") from None
+        raise CheckpointError(f"a checkpoint cannot be read back: {_first_line(error)}") from None
 
 
-def save(path: Path, parts: dict[str, Any], *, keep_previous: bool = False) -> None:
+def save(path: Path, parts: Parts, *, keep_previous: bool = False) -> None:
     """Write `state_dict()` of each part that has one, and other parts as they are, to one file.
 
     The file is written under another name, synced to the disk, and renamed, so that nobody ever
@@ -69,7 +82,7 @@ def save(path: Path, parts: dict[str, Any], *, keep_previous: bool = False) -> N
     """
     state = _collect(parts)
     _outline(state)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -88,7 +101,7 @@ def save(path: Path, parts: dict[str, Any], *, keep_previous: bool = False) -> N
         raise SaveError(f"{path}: cannot be written: {cause}") from error
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> State:
     """Return what `save` wrote, with all tensors on the CPU.
 
     Raises CheckpointError if the file is missing, truncated, or differs in a single bit.
@@ -103,29 +116,26 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged or missing: {_first_line(error)}") from None
 
 
-def load_latest(folder: Path) -> dict[str, Any] | None:
+def load_latest(folder: Path) -> State | None:
     """Return what is in `last.pt` of a folder, or None if there is no checkpoint yet.
 
     If `last.pt` is damaged or missing, `last.prev.pt` is used, with a warning on stderr.
     """
     last = folder / "last.pt"
     previous = folder / "last.prev.pt"
-    if not last.exists() and not previous.exists():
-        return None
+    if not previous.exists():
+        return load(last) if last.exists() else None
     try:
         return load(last)
     except CheckpointError as error:
-        if not previous.exists():
-            raise
         print(f"warning: {error}; using {previous.name}", file=sys.stderr)
         return load(previous)
 
 
-def restore(state: dict[str, Any], parts: dict[str, Any]) -> None:
+def restore(state: State, parts: Parts) -> None:
     """Load each part's entry of `state`, which `load` returned, into that part.
 
-    A part with `load_state_dict` gets its entry. Any other part is plain data, and must be equal
-    to its entry: names of columns, for example. Entries of `state` without a part are ignored.
+    Entries of `state` without a part, such as plain data, are ignored.
 
     Raises CheckpointError if an entry is missing or does not fit its part.
     """
@@ -133,62 +143,55 @@ def restore(state: dict[str, Any], parts: dict[str, Any]) -> None:
         if key not in state:
             raise CheckpointError(f"not a checkpoint of this project: {key} is missing")
         try:
-            if hasattr(part, "load_state_dict"):
-                part.load_state_dict(state[key])
-            elif part != state[key]:
-                raise ValueError(f"the checkpoint has {state[key]}, this run has {part}")
+            part.load_state_dict(state[key])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            message = f"the checkpoint does not fit this model: {key}: {reason}"
-            raise CheckpointError(message) from None
+            raise CheckpointError(
+                f"the checkpoint does not fit this model: {key}: {reason}"
+            ) from None
 
 
-def _collect(parts: dict[str, Any]) -> dict[str, Any]:
+def _collect(parts: Parts) -> State:
     """Return the state of each part: its `state_dict()`, or the part itself."""
     state = {}
     for name, part in parts.items():
-        has_state = hasattr(part, "state_dict")
-        state[name] = part.state_dict() if has_state else part
+        state[name] = part.state_dict() if hasattr(part, "state_dict") else part
     return state
 
 
 def _outline(value: Any, name: str = "") -> Any:
-    """Return a copy with empty tensors; raise CheckpointError for what is no plain data.
+    """Return a copy with empty tensors, and with dicts in place of lists and tuples.
 
-    Types are compared exactly: numpy.float64 is a subclass of float, and torch.load refuses it.
+    Raises CheckpointError, with the name of the value, for what is not plain data. Types are
+    compared exactly: numpy.float64 is a subclass of float, and torch.load refuses it.
     """
     kind = type(value)
     if isinstance(value, torch.Tensor):
         return value.new_empty(0)
-    if kind in PLAIN_TYPES or kind in TORCH_TYPES:
+    if kind in PLAIN_TYPES:
         return value
-    if kind in DICT_TYPES:
-        pairs = {}
-        for key, item in value.items():
-            pairs[_outline(key, f"{name}: key {key!r}")] = _outline(item, _join(name, key))
-        return pairs
     if kind in (list, tuple):
-        return kind([_outline(item, _join(name, index)) for index, item in enumerate(value)])
-    found = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    raise CheckpointError(f"{name}: expected plain data or a tensor, found {found}")
-
-
-def _join(name: str, key: Any) -> str:
-    return f"{name}.{key}" if name else str(key)
+        value = dict(enumerate(value))
+    elif kind not in DICT_TYPES:
+        found = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        raise CheckpointError(f"{name}: expected plain data or a tensor, found {found}")
+    outline = {}
+    for key, item in value.items():
+        _outline(key, f"{name}: key {key!r}")
+        outline[key] = _outline(item, f"{name}.{key}".removeprefix("."))
+    return outline
 
 
 def _first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its type if it has no message."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0]
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _replace(source: Path, target: Path) -> None:
     """Rename a file; wait while a virus scanner holds it open, as happens on Windows."""
     for seconds in (0.1, 0.5, 2.0):
-        try:
-            os.replace(source, target)
+        with suppress(PermissionError):
+            source.replace(target)
             return
-        except PermissionError:
-            time.sleep(seconds)
-    os.replace(source, target)
+        time.sleep(seconds)
+    source.replace(target)

@@ -19,10 +19,13 @@ import ast
 import difflib
 import inspect
 import itertools
+import math
 import re
 import types
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import (
     Annotated,
@@ -41,8 +44,8 @@ import yaml
 
 T = TypeVar("T")
 NULL_TAG = "tag:yaml.org,2002:null"
+UNPARSED = ""  # the tag of the text of an override; YAML in a file cannot have an empty tag
 MAX_BYTES = 100_000
-MAX_SHOWN = 60  # characters of a value in an error message
 SUPPORTED = (
     "bool, int, float, str, Path, Literal of texts or numbers, Annotated[int or float, low, high], "
     "a dataclass, T | None, list[T], tuple[T, ...] and tuple[T, U]"
@@ -50,10 +53,14 @@ SUPPORTED = (
 
 # YAML 1.1 takes `no` for a truth value and `1e-3` for a text. So the text of a scalar is read here,
 # as what its field wants.
-BOOL = r"(?i:true|false)"
-INT = r"[-+]?(0|[1-9][0-9]{0,17})"
-FLOAT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf"
 TEXT = r"[^\0\ud800-\udfff]*"  # what UTF-8 and the names of files can hold
+PATTERNS = {
+    bool: r"(?i:true|false)",
+    int: r"[-+]?(0|[1-9][0-9]{0,17})",
+    float: r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf",
+    str: TEXT,
+    Path: TEXT,
+}
 
 
 class ConfigError(ValueError):
@@ -63,13 +70,36 @@ class ConfigError(ValueError):
 
 
 class Entry(NamedTuple):
-    """A key with its value, and where it stands."""
+    """A key, where it was set, and its value."""
 
     key: str
     where: str
     node: yaml.Node
-    is_text: bool
-    """from the command line, where a text needs no quotes"""
+
+
+def _refuse(text: str) -> Any:
+    """Refuse every text: none stands for a section, a list or a tuple."""
+    raise ValueError
+
+
+class Kind(NamedTuple):
+    """A field type, as `_convert` needs it to turn YAML into a value."""
+
+    name: str
+    """the type, as error messages and comments show it"""
+    read: Callable[[str], Any] = _refuse
+    """turns a text into a value; raises ValueError or KeyError for a wrong text"""
+    container: type = list
+    """of a sequence: list or tuple"""
+    items: tuple["Kind", ...] = ()
+    """of a sequence: the kinds of its items"""
+    has_any_length: bool = False
+    """of a sequence: any number of items, all of one kind"""
+    is_optional: bool = False
+    """`null` is allowed and stands for None"""
+
+
+SECTION = Kind("a section")
 
 
 class OneLineDumper(yaml.SafeDumper):
@@ -77,22 +107,11 @@ class OneLineDumper(yaml.SafeDumper):
 
     def represent_text(self, text: str) -> yaml.Node:
         """Quote a text with line breaks, also with those that only Unicode knows."""
-        is_one_line = text.splitlines() in ([], [text])
-        style = None if is_one_line else '"'
+        style = None if text.isprintable() else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
 OneLineDumper.add_representer(str, OneLineDumper.represent_text)
-
-
-class NotThatError(Exception):
-    """A value, or an item in it, is not of the type that it should be."""
-
-    def __init__(self, hint: Any, node: yaml.Node, place: str = "") -> None:
-        super().__init__(place)
-        self.hint = hint
-        self.node = node
-        self.place = place
 
 
 def load(
@@ -103,59 +122,42 @@ def load(
 ) -> T:
     """The options of `default`, changed by a file, then by `section.key=value` overrides.
 
-    `source` says in errors where the overrides come from. There, texts need no quotes; `null`
-    is None for an option that may be None. Raises ConfigError for anything that is
-    not exactly an option with a value of its type, and for a field type that is not supported.
+    `source` says in errors where the overrides come from. In an override, a text needs no quotes,
+    a list is written as in YAML, and `null` is None for an option that may be None. Raises
+    ConfigError for anything that is not exactly an option with a value of its type, and for a
+    field type that is not supported.
     """
-    hints = dict(_hints(type(default), ""))
-    found: dict[str, Entry] = {}
+    kinds = dict(_kinds(type(default), ""))
+    places: dict[str, str] = {}
     values: dict[str, Any] = {}
-    entries = [_split(override, source) for override in overrides]
-    for entry in itertools.chain(_entries_of(path), entries):
-        if entry.key not in hints:
-            raise ConfigError(f"{entry.where}: {_unknown(entry.key, hints)}")
-        if entry.key in found and not entry.is_text:
-            first = found[entry.key].where
-            raise ConfigError(f"{entry.where}: {entry.key}: is set twice, first in {first}")
-        found[entry.key] = entry
-        if not is_dataclass(hints[entry.key]) or not isinstance(entry.node, yaml.MappingNode):
-            values[entry.key] = _value_of(entry, hints[entry.key])
-    return cast(T, _fill(default, "", values, found))
+    for key, where, node in _entries(path, overrides, source):
+        if key not in kinds:
+            raise ConfigError(f"{where}: {_unknown(key, kinds)}")
+        if key in places and node.tag != UNPARSED:
+            raise ConfigError(f"{where}: {key}: is set twice, first in {places[key]}")
+        places[key] = where
+        is_section = kinds[key] is SECTION and isinstance(node, yaml.MappingNode)
+        if not is_section:  # the options in a section have entries of their own
+            position = f"{where}: {key}".removesuffix(": ")
+            values[key] = _convert(node, kinds[key], position)
+    return cast(T, _fill(default, "", values, places))
 
 
-def dump(config: Any, comments: bool = False) -> str:
-    """The config as YAML that `load` reads back equal; with type and help of each option."""
-    return "".join(f"{line}\n" for line in _lines(config, comments, indent=""))
+def dump(config: Any, comments: bool = False, indent: str = "") -> str:
+    """The config as YAML that `load` reads back equal; each line begins with `indent`.
 
-
-def plain(config: Any) -> dict[str, Any]:
-    """The config as nested dicts of plain values."""
-    values = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        values[field.name] = plain(value) if is_dataclass(value) else _plain(value)
-    return values
-
-
-def _plain(value: Any) -> Any:
-    """A value as YAML and JSON know it."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.item() if hasattr(value, "item") else value  # a number of NumPy
-
-
-def _lines(config: Any, comments: bool, indent: str) -> Iterator[str]:
+    With `comments`, the type and the help of an option stand beside it.
+    """
     helps = _helps(type(config)) if comments else {}
+    lines = ""
     for name, hint in _options(type(config)).items():
         value = getattr(config, name)
         if is_dataclass(value):
-            yield f"{indent}{name}:"
-            yield from _lines(value, comments, indent + "  ")
+            lines += f"{indent}{name}:\n"
+            lines += dump(value, comments, indent + "  ")
             continue
         text = yaml.dump(
-            {name: _plain(value)},
+            {name: plain(value)},
             Dumper=OneLineDumper,
             default_flow_style=True,
             width=10**9,
@@ -163,14 +165,33 @@ def _lines(config: Any, comments: bool, indent: str) -> Iterator[str]:
         )
         line = indent + text.strip()[1:-1]  # without the braces
         if comments:
-            line = f"{line:30}  # {_name(hint)}: {helps.get(name, '')}".rstrip()
-        yield line
+            line = f"{line:30}  # {_kind(hint).name}: {helps.get(name, '')}".rstrip()
+        lines += f"{line}\n"
+    return lines
+
+
+def plain(config: Any) -> Any:
+    """The config as nested dicts of plain values, as YAML and JSON have them.
+
+    It takes a value of a config, too: a path becomes a text, and a tuple a list.
+    """
+    if is_dataclass(config):
+        names = [field.name for field in fields(config)]
+        return {name: plain(getattr(config, name)) for name in names}
+    if isinstance(config, list | tuple):
+        return [plain(item) for item in config]
+    if isinstance(config, Path):
+        return str(config)
+    if hasattr(config, "item"):  # a number of NumPy
+        return config.item()
+    return config
 
 
 def _options(cls: Any) -> dict[str, Any]:
     """The fields that can be set, with their types."""
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(cls) if field.init}
+    names = [field.name for field in fields(cls) if field.init]
+    return {name: hints[name] for name in names}
 
 
 def _helps(cls: type) -> dict[str, str]:
@@ -196,86 +217,158 @@ def _body(cls: type) -> list[ast.stmt]:
         tree = ast.parse(source)
     except (OSError, TypeError, SyntaxError):
         return []
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    return classes[0].body
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            return node.body
+    return []
 
 
-def _hints(cls: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Each key with its type, those of sections too. Raises ConfigError for unsupported types."""
-    yield prefix, cls
+def _kinds(cls: Any, prefix: str) -> Iterator[tuple[str, Kind]]:
+    """Each key with its kind, sections included. Raises ConfigError for unsupported types."""
+    yield prefix, SECTION
     for name, hint in _options(cls).items():
         key = f"{prefix}.{name}".removeprefix(".")
         if is_dataclass(hint):
-            yield from _hints(hint, key)
-        elif _is_supported(hint):
-            yield key, hint
-        else:
+            yield from _kinds(hint, key)
+            continue
+        try:
+            yield key, _kind(hint)
+        except TypeError:
             written = inspect.formatannotation(hint)
             raise ConfigError(
                 f"{cls.__name__}.{name}: the type {written} cannot be saved and loaded again; "
                 f"use {SUPPORTED}"
-            )
+            ) from None
 
 
-def _is_supported(hint: Any) -> bool:
-    """Whether every value of a type can be saved and loaded again."""
+def _kind(hint: Any) -> Kind:
+    """The kind of a field type; raises TypeError if its values cannot be saved and loaded again.
+
+    The calls below raise it too if a type has the wrong number of arguments, as `int | str` has.
+    """
     origin = get_origin(hint)
     arguments = get_args(hint)
     if origin is Annotated:
-        kind, *bounds = arguments
-        return kind in (int, float) and _are_bounds(bounds)
+        return _number(*arguments)
     if origin is Literal:
-        return _are_choices(arguments)
-    if origin is tuple and arguments[1:] == (...,):
-        return _is_supported(arguments[0])
-    if origin in (list, tuple):
-        return bool(arguments) and all(map(_is_supported, arguments))
+        return _choice(*arguments)
     if origin in (Union, types.UnionType):
-        is_optional = len(arguments) == 2 and type(None) in arguments
-        return is_optional and _is_supported(_without_none(hint))
-    return hint in (bool, int, float, str, Path)
+        return _optional(*set(arguments) - {types.NoneType})
+    if origin in (list, tuple):
+        return _sequence(origin, *arguments)
+    if hint in PATTERNS:
+        return Kind(hint.__name__, partial(_scalar, hint))
+    raise TypeError
 
 
-def _are_bounds(bounds: list[Any]) -> bool:
-    """Whether these are a lower bound, or a lower and an upper one."""
-    return len(bounds) <= 2 and all(type(bound) in (int, float) for bound in bounds)
+def _number(target: Any, low: float, high: float = math.inf) -> Kind:
+    """A number of at least `low`, and at most `high` if that is given."""
+    are_numbers = {target, type(low), type(high)} <= {int, float}
+    if not are_numbers:
+        raise TypeError
+
+    def read(text: str) -> Any:
+        number = _scalar(target, text)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    bounds = f">= {low}" if high == math.inf else f"from {low} to {high}"
+    return Kind(f"{target.__name__} {bounds}", read)
 
 
-def _are_choices(choices: tuple[Any, ...]) -> bool:
-    """Whether these are texts and numbers, of which no two are written alike, as 1 and "1" are."""
-    are_plain = all(type(choice) in (str, int, float) for choice in choices)
-    return are_plain and len({str(choice) for choice in choices}) == len(choices)
+def _choice(*choices: Any) -> Kind:
+    """One of some texts and numbers, of which no two are written alike, as 1 and "1" are."""
+    written = {str(choice): choice for choice in choices}
+    are_plain = {type(choice) for choice in choices} <= {str, int, float}
+    if not are_plain or len(written) < len(choices):
+        raise TypeError
+
+    def read(text: str) -> Any:
+        if text not in written:
+            text = str(_scalar(float, text))  # YAML writes 1e-07 as 1.0e-07
+        return written[text]
+
+    return Kind(" | ".join(written), read)
 
 
-def _without_none(hint: Any) -> Any:
-    """T of `T | None`."""
-    return next(argument for argument in get_args(hint) if argument is not type(None))
+def _optional(hint: Any) -> Kind:
+    """`T | None`, where `hint` is T."""
+    kind = _kind(hint)
+    return kind._replace(name=f"{kind.name} | null", is_optional=True)
 
 
-def _entries_of(path: Path | None) -> Iterator[Entry]:
-    """The keys of a file, in its order."""
-    if path is None:
-        return iter(())
+def _sequence(container: Any, *hints: Any) -> Kind:
+    """`list[T]`, `tuple[T, ...]` or `tuple[T, U]`."""
+    has_dots = hints[1:] == (...,)
+    if has_dots:
+        hints = hints[:1]
+    if not hints:
+        raise TypeError
+    items = tuple(_kind(hint) for hint in hints)
+    names = ", ".join(item.name for item in items)
+    dots = ", ..." if has_dots else ""
+    return Kind(
+        f"{container.__name__}[{names}{dots}]",
+        container=container,
+        items=items,
+        has_any_length=has_dots or container is list,
+    )
+
+
+def _scalar(target: Any, text: str) -> Any:
+    """The value of a simple type that a text stands for; raises ValueError if there is none."""
+    if not re.fullmatch(PATTERNS[target], text):
+        raise ValueError
+    if target is bool:
+        return text.lower() == "true"
+    if target is float:
+        return float(text.replace(".inf", "inf"))
+    return target(text)
+
+
+def _entries(
+    path: Path | None,
+    overrides: Iterable[str],
+    source: str,
+) -> Iterator[Entry]:
+    """The entries of a file, in its order, then those of the overrides."""
+    if path is not None:
+        root = _parse(_text_of(path), str(path))
+        yield from _flatten(root, path, line=1, key="")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{source}: expected section.key=value, found {override!r:.60}")
+        yield Entry(key, source, yaml.ScalarNode(UNPARSED, value))
+
+
+def _text_of(path: Path) -> str:
+    """The text of a config file."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path}: too large for a config file: more than 100 kB")
-        text = path.read_text("utf-8-sig", "surrogateescape")
+        return path.read_text("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
-    return _flatten(_parse(text, str(path)), str(path), line=1, key="")
 
 
-def _flatten(node: yaml.Node, source: str, line: int, key: str) -> Iterator[Entry]:
-    """A key with its value, then those in it if it is a section.
+def _flatten(
+    node: yaml.Node,
+    path: Path,
+    line: int,
+    key: str,
+) -> Iterator[Entry]:
+    """The entry of a key, then those inside it if it is a section.
 
     It is lazy: an alias inside its own anchor would recurse forever.
     """
-    yield Entry(key, f"{source}:{line}", node, is_text=False)
+    yield Entry(key, f"{path}:{line}", node)
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             part = name.value if isinstance(name, yaml.ScalarNode) else "?"
             inner = f"{key}.{part}".removeprefix(".")
-            yield from _flatten(value, source, name.start_mark.line + 1, inner)
+            yield from _flatten(value, path, name.start_mark.line + 1, inner)
 
 
 def _parse(text: str, source: str) -> yaml.Node:
@@ -292,132 +385,36 @@ def _parse(text: str, source: str) -> yaml.Node:
     raise ConfigError(f"{source}:{line + 1}: not valid YAML: {problem:.80}")
 
 
-def _split(override: str, source: str) -> Entry:
-    """The key and the value of `section.key=value`."""
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"{source}: expected section.key=value, found {_shown(override)}")
-    return Entry(key, source, yaml.ScalarNode("", value), is_text=True)
-
-
-def _unknown(key: str, hints: dict[str, Any]) -> str:
-    """What is said of a key that no option has."""
+def _unknown(key: str, kinds: dict[str, Kind]) -> str:
+    """The error message for a key that no option has."""
     last = key.rpartition(".")[2]
-    near = [known for known in hints if known and known.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(key, hints, 1)
+    near = [known for known in kinds if known and last in known.split(".")]
+    near = near or difflib.get_close_matches(key, kinds, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{repr(key)[1:-1]:.40}: unknown key{hint}"
 
 
-def _value_of(entry: Entry, hint: Any) -> Any:
-    """The value of an entry as its field wants it."""
-    node = entry.node
-    if entry.is_text and _is_nested(hint):
-        node = _parse(entry.node.value, f"{entry.where}: {entry.key}")
-    try:
-        return _convert(hint, node)
-    except NotThatError as error:
-        key = f"{entry.key}{error.place}"
-        name = f"{key}: " if key else ""
-        message = f"expected {_name(error.hint)}, found {_found(error.node)}"
-        raise ConfigError(f"{entry.where}: {name}{message}") from None
+def _convert(node: yaml.Node, kind: Kind, position: str) -> Any:
+    """The value of a node; raises ConfigError if it is not of this kind.
 
-
-def _is_nested(hint: Any) -> bool:
-    """Whether a value may have brackets, so that YAML has to read it."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return _is_nested(_without_none(hint)) or _without_none(hint) is not str
-    return get_origin(hint) in (list, tuple)
-
-
-def _convert(hint: Any, node: yaml.Node) -> Any:
-    """The value of a node; raises NotThatError if it is not of this type."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return None if _is_null(node) else _optional(hint, node)
-    if origin in (list, tuple):
-        return origin(_items(hint, node))
-    is_scalar = isinstance(node, yaml.ScalarNode) and node.tag != NULL_TAG
-    if is_dataclass(hint) or not is_scalar:
-        raise NotThatError(hint, node)
-    try:
-        if origin is Annotated:
-            return _bounded(hint, node.value)
-        if origin is Literal:
-            return _choice(hint, node.value)
-        return _scalar(hint, node.value)
-    except ValueError:
-        raise NotThatError(hint, node) from None
-
-
-def _optional(hint: Any, node: yaml.Node) -> Any:
-    """The value of a node that is not null; an error names `T | None` and not T."""
-    try:
-        return _convert(_without_none(hint), node)
-    except NotThatError as error:
-        if error.node is node:
-            raise NotThatError(hint, node) from None
-        raise  # an item in it is wrong
-
-
-def _is_null(node: yaml.Node) -> bool:
-    """Whether a value is null: written so, but not as a text in quotes."""
-    is_from_command_line = node.tag == ""
-    return node.tag == NULL_TAG or (is_from_command_line and node.value == "null")
-
-
-def _items(hint: Any, node: yaml.Node) -> list[Any]:
-    if not isinstance(node, yaml.SequenceNode):
-        raise NotThatError(hint, node)
-    kinds = get_args(hint)
-    is_fixed = get_origin(hint) is tuple and Ellipsis not in kinds
-    if not is_fixed:
-        kinds = kinds[:1] * len(node.value)
-    if len(kinds) != len(node.value):
-        raise NotThatError(hint, node)
-    items = []
-    for index, (kind, item) in enumerate(zip(kinds, node.value, strict=True)):
-        try:
-            items.append(_convert(kind, item))
-        except NotThatError as error:
-            place = f"[{index}]{error.place}"
-            raise NotThatError(error.hint, error.node, place) from None
-    return items
-
-
-def _bounded(hint: Any, text: str) -> Any:
-    """A number within the bounds of `Annotated`; raises ValueError for any other."""
-    kind, low, *rest = get_args(hint)
-    number = _scalar(kind, text)
-    is_too_large = bool(rest) and number > rest[0]
-    if number < low or is_too_large:
-        raise ValueError
-    return number
-
-
-def _choice(hint: Any, text: str) -> Any:
-    """The choice that is written so; raises ValueError if there is none."""
-    choices = get_args(hint)
-    for choice in choices:
-        if text == str(choice):
-            return choice
-    number = _scalar(float, text)
-    for choice in choices:  # YAML writes 1e-07 as 1.0e-07
-        if type(choice) is float and number == choice:
-            return choice
-    raise ValueError
-
-
-def _scalar(kind: Any, text: str) -> Any:
-    """The value that a text stands for; raises ValueError for what is not written as one."""
-    pattern = {bool: BOOL, int: INT, float: FLOAT}.get(kind, TEXT)
-    if not re.fullmatch(pattern, text):
-        raise ValueError
-    if kind is bool:
-        return text.lower() == "true"
-    if kind is float:
-        return float(text.replace(".inf", "inf"))
-    return kind(text)
+    `position` says in errors where the node is: `FILE:LINE: KEY`.
+    """
+    if kind.items and node.tag == UNPARSED:
+        node = _parse(node.value, position)
+    is_null = node.tag == NULL_TAG
+    is_null_text = node.tag == UNPARSED and node.value == "null"
+    if kind.is_optional and (is_null or is_null_text):
+        return None
+    if isinstance(node, yaml.SequenceNode):
+        count = len(node.value)
+        kinds = kind.items * count if kind.has_any_length else kind.items
+        positions = [f"{position}[{index}]" for index in range(count)]
+        if kind.items and len(kinds) == count:
+            return kind.container(map(_convert, node.value, kinds, positions))
+    if isinstance(node, yaml.ScalarNode) and not is_null:
+        with suppress(ValueError, KeyError):
+            return kind.read(node.value)
+    raise ConfigError(f"{position}: expected {kind.name}, found {_found(node)}")
 
 
 def _found(node: yaml.Node) -> str:
@@ -428,57 +425,36 @@ def _found(node: yaml.Node) -> str:
         return "a section"
     if isinstance(node, yaml.SequenceNode):
         return f"a list of {len(node.value)}"
-    return _shown(node.value)
+    return f"{node.value!r:.60}"
 
 
-def _shown(text: str) -> str:
-    return f"{text!r:.{MAX_SHOWN}}"
-
-
-def _name(hint: Any) -> str:
-    """A type as users read it."""
-    origin = get_origin(hint)
-    arguments = get_args(hint)
-    if origin is Annotated:
-        kind, low, *rest = arguments
-        if rest:
-            return f"{kind.__name__} from {low} to {rest[0]}"
-        return f"{kind.__name__} >= {low}"
-    if origin is Literal:
-        return " | ".join(str(choice) for choice in arguments)
-    if origin in (Union, types.UnionType) and type(None) in arguments:
-        return f"{_name(_without_none(hint))} | null"
-    if origin in (list, tuple):
-        inner = [_name(argument) for argument in arguments]
-        return f"{origin.__name__}[{', '.join(inner)}]"
-    if hint is Ellipsis:
-        return "..."
-    if is_dataclass(hint):
-        return "a section"
-    return str(hint.__name__)
-
-
-def _fill(default: Any, key: str, values: dict[str, Any], found: dict[str, Entry]) -> Any:
-    """The default with the values that were found, in its sections too."""
+def _fill(
+    default: Any,
+    key: str,
+    values: dict[str, Any],
+    places: dict[str, str],
+) -> Any:
+    """The default with the values that were set, in its sections too."""
     if not is_dataclass(default):
         return values.get(key, default)
+    cls: Any = type(default)
     changed = {}
-    for name in _options(type(default)):
+    for name in _options(cls):
         inner = f"{key}.{name}".removeprefix(".")
-        changed[name] = _fill(getattr(default, name), inner, values, found)
+        changed[name] = _fill(getattr(default, name), inner, values, places)
     try:
-        return replace(cast(Any, default), **changed)
+        return cls(**changed)
     except ValueError as error:
         message = f"{key}.{error}".removeprefix(".")
-        where = _place(message.partition(":")[0], key, found)
-        raise ConfigError(f"{where}{message}") from None
+        option = message.partition(":")[0]
+        raise ConfigError(f"{_place(option, key, places)}: {message}") from None
 
 
-def _place(option: str, section: str, found: dict[str, Entry]) -> str:
+def _place(option: str, section: str, places: dict[str, str]) -> str:
     """Where an option was set; if it was not, its section, or what was last set in that."""
     prefix = f"{section}.".removeprefix(".")
-    inside = [key for key in found if key.startswith(prefix)]
-    for key in (option, section, *reversed(inside)):
-        if key in found:
-            return f"{found[key].where}: "
-    return ""
+    last = "default"
+    for key, where in places.items():
+        if key.startswith(prefix):
+            last = where
+    return places.get(option) or places.get(section) or last

@@ -14,12 +14,13 @@ import atexit
 import gc
 import os
 import signal
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -30,19 +31,25 @@ class DeviceError(ValueError):
 
 
 def init_process_group() -> int:
-    """Join the processes that torchrun started, if it did; returns the rank of this process."""
-    if dist.is_torchelastic_launched() and not dist.is_initialized():
-        store, rank, world_size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        # torchrun keeps this store across restarts, with the addresses of dead workers in it, so
-        # each restart uses its own prefix. On several machines the counters may differ, so there
-        # no prefix is used.
-        if os.environ["GROUP_WORLD_SIZE"] == "1":
-            prefix = os.environ["TORCHELASTIC_RESTART_COUNT"]
-            store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
-        # Without a backend: gloo for tensors on the CPU, NCCL for those on CUDA.
-        dist.init_process_group(store=store, rank=rank, world_size=world_size)
-        atexit.register(_destroy_process_group)
-    return dist.get_rank() if dist.is_initialized() else 0
+    """Join the processes that torchrun started, if it did, and return the rank of this one."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    if not dist.is_torchelastic_launched():
+        return 0
+    store, rank, world_size = next(rendezvous("env://"))
+    # torchrun keeps this store across restarts, with the addresses of dead workers in it, so each
+    # restart uses its own prefix. On several machines the counters may differ, so there no prefix
+    # is used.
+    if os.environ["GROUP_WORLD_SIZE"] == "1":
+        prefix = os.environ["TORCHELASTIC_RESTART_COUNT"]
+        store = PrefixStore(prefix, store)
+    # Without a backend: gloo for tensors on the CPU, NCCL for those on CUDA.
+    dist.init_process_group(store=store, rank=rank, world_size=world_size)
+    # At exit, what is registered last runs first: the models are collected, and then the process
+    # group is destroyed. If a model outlives it, threads of gloo abort the process.
+    atexit.register(dist.destroy_process_group)
+    atexit.register(gc.collect)
+    return int(rank)
 
 
 def select_device(name: str, deterministic: bool) -> torch.device:
@@ -55,33 +62,26 @@ def select_device(name: str, deterministic: bool) -> torch.device:
     torch.use_deterministic_algorithms(deterministic)
     # It is slow, and nothing here reads memory that was not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    available = _devices(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    if name == "auto":
-        found = available[local_rank]
-    elif ":" in name:
-        found = name
-    else:
-        found = f"{name}:{local_rank}"
-    if found not in available:
-        raise DeviceError(f"device: expected auto, {', '.join(available)}, found {name!r}")
-    if found.startswith("cuda"):
-        torch.cuda.set_device(found)
-    return torch.device("cpu" if found.startswith("cpu") else found)
-
-
-def _devices(processes: int) -> list[str]:
-    """The devices of the kinds of which there is one for each process, the best kind first."""
+    local_rank = dist.get_node_local_rank(fallback_rank=0)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     counts = {
         "cuda": torch.cuda.device_count(),
         "mps": torch.mps.device_count(),
         "cpu": processes,
     }
-    devices = []
+    # Only kinds of which there is a device for each process, the best kind first.
+    available = []
     for kind, count in counts.items():
         if count >= processes:
-            devices += [f"{kind}:{number}" for number in range(count)]
-    return devices
+            available += [f"{kind}:{number}" for number in range(count)]
+    found = name if ":" in name else f"{name}:{local_rank}"
+    if name == "auto":
+        found = available[local_rank]
+    if found not in available:
+        raise DeviceError(f"device: expected auto, {', '.join(available)}, found {name!r}")
+    if "cuda" in found:
+        torch.cuda.set_device(found)
+    return torch.device("cpu" if "cpu" in found else found)
 
 
 def wrap_ddp(model: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
@@ -110,9 +110,7 @@ def barrier() -> None:
 class StopSignal:
     """Says whether SIGINT or SIGTERM has asked the run to stop; a second one ends it at once.
 
-    All processes call it equally often, and get the same answer. So that none of them has to wait,
-    each call starts to exchange the signals that were received, and answers with what the call
-    before it has exchanged: with several processes the answer comes one call late.
+    All processes call it equally often, and get the same answer.
     """
 
     def __init__(self) -> None:
@@ -120,8 +118,7 @@ class StopSignal:
         """the signal that all processes have agreed on; 0: none"""
         self.received = 0
         """the signal that this process has received; 0: none"""
-        self.pending: tuple[torch.Tensor, Any] | None = None
-        self.handlers: dict[signal.Signals, Any] = {}
+        self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -132,7 +129,7 @@ class StopSignal:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
-    def receive(self, number: int, _: FrameType | None) -> None:
+    def receive(self, number: int, _: Any) -> None:
         """Note a signal, and let the next one of either kind end the process."""
         self.received = number
         for either in self.handlers:
@@ -140,20 +137,9 @@ class StopSignal:
 
     def __call__(self) -> bool:
         """Whether the run is to stop."""
-        if not dist.is_initialized():
-            self.number = self.received
-            return self.number > 0
-        flag = torch.tensor(self.received)
-        work = dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True)
-        before = self.pending or (flag, work)
-        self.pending = (flag, work)
-        flag, work = before
-        work.wait()
-        self.number = int(flag)
+        self.number = self.received
+        if dist.is_initialized():
+            flag = torch.tensor(self.received)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            self.number = int(flag)
         return self.number > 0
-
-
-def _destroy_process_group() -> None:
-    """Leave the other processes, when the program ends and errors have been printed."""
-    gc.collect()  # if a model outlives its process group, threads of gloo abort at exit
-    dist.destroy_process_group()

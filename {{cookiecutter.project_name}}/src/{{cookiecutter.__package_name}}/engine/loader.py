@@ -125,7 +125,7 @@ class Loader:
                 f"loader.drop_last: {self.size} samples do not fill a batch of {self.batch_size}"
             )
         self.collate = _CollateUnlessCollated(collate or default_collate)
-        self.plan = _Plan()
+        self.plan: list[list[Any]] = []  # the indices of each batch, made anew for each epoch
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.plan,
@@ -149,12 +149,12 @@ class Loader:
         `mine`. An empty shard gets the first sample of the batch, and the size 0.
         """
         order = self.order(epoch)
-        self.plan.batches = []
+        self.plan.clear()
         steps: list[tuple[list[int], int]] = []  # sizes of the micro-batches, and of the step
         for first in range(start * self.batch_size, self._end(), self.batch_size):
             batch = order[first : first + self.batch_size]
             parts = [_shard(batch, number, shards) for number in mine]
-            self.plan.batches += [part or batch[:1] for part in parts]
+            self.plan += [part or batch[:1] for part in parts]
             steps.append(([len(part) for part in parts], len(batch)))
         batches = iter(self.loader)
         for sizes, size in steps:
@@ -184,19 +184,6 @@ class Loader:
         return self.size - rest
 
 
-class _Plan:
-    """The lists of indices that the DataLoader asks for, made anew for each epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Any]] = []
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 @dataclass
 class _CollateUnlessCollated:
     """Makes a batch of a list of samples; what `__getitems__` has collated is a batch already."""
@@ -209,7 +196,7 @@ class _CollateUnlessCollated:
 
 def _sample(size: int, limit: int) -> Sequence[int]:
     """At most `limit` of the indices (0: all), in order, chosen by a hash of the index."""
-    if limit == 0 or limit >= size:
+    if limit == 0:
         return range(size)
     by_hash = sorted(range(size), key=lambda index: zlib.crc32(str(index).encode()))
     return sorted(by_hash[:limit])

@@ -27,6 +27,10 @@ NOT_SCALARS = ("step", "epoch", "split", "time")
 SECONDS_BETWEEN_LINES = 10  # of the train split, where no progress bar can be shown
 
 Item = TypeVar("Item")
+Record = dict[str, Any]
+"""One line of the log: `step`, `epoch`, `split`, and numbers by their names."""
+State = dict[str, Any]
+"""What a checkpoint notes of the log: its length in bytes, and the seconds so far."""
 
 
 class LogError(ValueError):
@@ -49,7 +53,6 @@ class Logger:
     """
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
         self._file: BinaryIO | None = None
         self._writer: Any = None  # TensorBoard's SummaryWriter, made when it is first needed
         self._purge_step: int | None = None
@@ -68,7 +71,6 @@ class Logger:
         except OSError as error:
             raise LogError(f"{path}: cannot be opened: {error.strerror}") from None
         _lock(file, folder)
-        self.folder = folder
         self._file = file
 
     def close(self) -> None:
@@ -79,7 +81,7 @@ class Logger:
             with suppress(OSError):  # each line is flushed: there is nothing left to be lost
                 self._file.close()
 
-    def log(self, record: dict[str, Any]) -> dict[str, Any]:
+    def log(self, record: Record) -> Record:
         """Write one record, and return it as it is in `metrics.jsonl`.
 
         A record has `step`, `epoch`, `split` and numbers under any other names. `time`, the
@@ -88,7 +90,7 @@ class Logger:
         Raises LogWriteError if it cannot be written.
         """
         record = {**record, "time": round(time.monotonic() - self._started, 3)}
-        line: dict[str, Any] = null_if_not_finite(record)
+        line: Record = null_if_not_finite(record)
         file = self._open_file()
         try:
             file.write(json.dumps(line).encode() + b"\n")
@@ -104,32 +106,32 @@ class Logger:
 
         `start` is how many of the `total` steps were taken before, in a run that was resumed.
         """
-        has_console = sys.stderr is not None
-        bar = tqdm(
-            steps,
-            desc=f"epoch {epoch}",
-            initial=start,
-            total=total,
-            disable=None if has_console else True,  # None: unless stderr is a terminal
-        )
-        self._bar = bar
-        return bar
+        if sys.stderr is None or not sys.stderr.isatty():
+            return steps
+        self._bar = tqdm(steps, desc=f"epoch {epoch}", initial=start, total=total)
+        return self._bar
 
-    def info(self, text: str) -> None:
-        """Print a text on stderr, above the progress bar if there is one."""
-        _print(text)
+    @staticmethod
+    def info(text: str) -> None:
+        """Print a text on stderr, above the progress bar if there is one.
 
-    def state_dict(self) -> dict[str, Any]:
+        Training continues if the terminal or pipe behind stderr was closed.
+        """
+        if sys.stderr is not None:
+            with suppress(OSError, ValueError):
+                tqdm.write(text, file=sys.stderr)
+
+    def state_dict(self) -> State:
         """Return the length of the log in bytes, all of them synced, and the seconds so far."""
         file = self._open_file()
         try:
             os.fsync(file.fileno())
         except OSError as error:
             raise LogWriteError(f"{file.name}: cannot be written: {error}") from error
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
         return {"bytes": size, "seconds": time.monotonic() - self._started}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Remove what was logged after `state` was taken, from both files.
 
         TensorBoard drops all that it has from one step on when it reads a file that says so. A
@@ -144,10 +146,12 @@ class Logger:
         content = file.read()
         length = state["bytes"]
         if len(content) < length:
-            message = f"expected the {length} bytes that the checkpoint counts on"
-            raise LogError(f"{path}: {message}, found {len(content)}: the log was changed")
+            raise LogError(
+                f"{path}: expected the {length} bytes that the checkpoint counts on, "
+                f"found {len(content)}: the log was changed"
+            )
         kept = _parse(content[:length], path)
-        steps = [record["step"] for record in kept[-1:]] or [0]
+        steps = [kept[-1]["step"] if kept else 0]
         for line in content[length:].splitlines():
             with suppress(ValueError, TypeError, KeyError):  # the end of a line may be missing
                 steps.append(int(json.loads(line)["step"]))
@@ -170,13 +174,16 @@ class Logger:
                 self._writer.close()
         self._writer = None
 
-    def _write_scalars(self, record: dict[str, Any]) -> None:
+    def _write_scalars(self, record: Record) -> None:
         """Add the numbers of a record to TensorBoard, under tags such as `loss/val`."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # takes 0.2 s
 
             folder = Path(self._open_file().name).parent
-            _wait_for_later_name(folder)
+            # TensorBoard reads event files in the order of their names, which begin with the second
+            # in which they were made. Two of the same second could be read in the wrong order.
+            while any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+                time.sleep(0.05)
             self._writer = SummaryWriter(str(folder), purge_step=self._purge_step)
         for name, value in record.items():
             if name not in NOT_SCALARS:
@@ -184,36 +191,31 @@ class Logger:
                 self._writer.add_scalar(f"{name}/{record['split']}", number, record["step"])
         self._writer.flush()
 
-    def _show(self, record: dict[str, Any]) -> None:
+    def _show(self, record: Record) -> None:
         """Show a record of training in the progress bar or now and then, any other as a line."""
-        hidden = (*NOT_SCALARS, "lr")
-        numbers = [f"{key} {value:,.4f}" for key, value in record.items() if key not in hidden]
+        names = [name for name in record if name not in (*NOT_SCALARS, "lr")]
+        numbers = "  ".join(f"{name} {record[name]:,.4f}" for name in names)
+        now = time.monotonic()
         is_train = record["split"] == "train"
-        if is_train and self._bar is not None and not self._bar.disable:
-            self._bar.set_postfix_str("  ".join(numbers), refresh=False)
-            return
-        is_due = time.monotonic() - self._shown >= SECONDS_BETWEEN_LINES
-        if not is_train or is_due:
-            self._shown = time.monotonic()
-            epoch = f"epoch {record['epoch']:<3}"
-            step = f"step {record['step']:<6}"
-            self.info("  ".join([f"{epoch} {step} {record['split']:<5}", *numbers]))
+        is_due = now - self._shown >= SECONDS_BETWEEN_LINES
+        if is_train and self._bar is not None:
+            self._bar.set_postfix_str(numbers, refresh=False)
+        elif is_due or not is_train:
+            self._shown = now
+            where = "epoch {epoch:<3} step {step:<6} {split:<5}".format(**record)
+            self.info(f"{where}  {numbers}")
 
 
 class SilentLogger:
     """A logger that writes and prints nothing: for all processes but the first."""
 
-    def __init__(self) -> None:
-        self.folder: Path | None = None
-
     def open(self, folder: Path) -> None:
-        """Note the folder, and open nothing."""
-        self.folder = folder
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""
 
-    def log(self, record: dict[str, Any]) -> dict[str, Any]:
+    def log(self, record: Record) -> Record:
         """Return the record."""
         return record
 
@@ -224,26 +226,19 @@ class SilentLogger:
     def info(self, text: str) -> None:
         """Do nothing."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return an empty state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
-
 
 def null_if_not_finite(value: Any) -> Any:
-    """Return None for NaN and infinity, also inside of lists and dicts: JSON has no such numbers.
+    """Return a value as JSON has it, with None for NaN and infinity, at any depth."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
-    Anything else is returned as it is.
-    """
-    if isinstance(value, dict):
-        return {key: null_if_not_finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [null_if_not_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+
+def read_log(path: Path) -> list[Record]:
+    """Return the records in a `metrics.jsonl`; raise LogError if there is none, or in a line."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LogError(f"{path}: expected a log, found: {error.strerror}") from None
+    return _parse(content, str(path))
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:
@@ -260,10 +255,10 @@ def _lock(file: BinaryIO, folder: Path) -> None:
             file.close()
             raise LogError(f"{folder}: another process is writing to this run") from None
         reason = f"this file system has no locks ({error.strerror})"
-        _print(f"warning: {folder}: {reason}: do not resume this run twice at the same time")
+        Logger.info(f"warning: {folder}: {reason}: do not resume this run twice at the same time")
 
 
-def _parse(content: bytes, path: str) -> list[dict[str, Any]]:
+def _parse(content: bytes, path: str) -> list[Record]:
     """Return the records in the lines of a log; raise LogError for a line that is none."""
     records = []
     for number, line in enumerate(content.splitlines(), 1):
@@ -271,26 +266,7 @@ def _parse(content: bytes, path: str) -> list[dict[str, Any]]:
             record = dict(json.loads(line))
             record["step"] = int(record["step"])
         except (ValueError, TypeError, KeyError):
-            message = "expected a JSON object with a step"
-            raise LogError(f"{path}:{number}: {message}, found {line[:40]!r}") from None
+            found = f"expected a JSON object with a step, found {line[:40]!r}"
+            raise LogError(f"{path}:{number}: {found}") from None
         records.append(record)
     return records
-
-
-def _print(text: str) -> None:
-    """Print on stderr. Training goes on if the terminal or pipe behind it was closed."""
-    if sys.stderr is not None:
-        with suppress(OSError, ValueError):
-            tqdm.write(text, file=sys.stderr)
-
-
-def _wait_for_later_name(folder: Path) -> None:
-    """Wait for the next second if an event file was made in this one.
-
-    TensorBoard reads event files in the order of their names. These begin with the second in
-    which they were made, and what follows it does not tell which of two files is later.
-    """
-    now = time.time()
-    newest = max((path.name for path in folder.glob("events.out.tfevents.*")), default="")
-    if newest.startswith(f"events.out.tfevents.{int(now):010d}."):
-        time.sleep(1.01 - now % 1)

@@ -40,17 +40,12 @@ class OptimError(ValueError):
 
 def build_optimizer(config: OptimConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
     """AdamW for the parameters that need a gradient; matrices decay, biases and norms do not."""
-    matrices: list[torch.nn.Parameter] = []
-    others: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            (matrices if parameter.ndim > 1 else others).append(parameter)
-    if not matrices and not others:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
         raise OptimError("the model has no parameter that needs a gradient: nothing can be trained")
-    groups: list[dict[str, Any]] = [
-        {"params": matrices},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups: list[Any] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 

@@ -4,7 +4,7 @@ This module can be used alone:
 
     folder = create_run(Path("runs"), "baseline")
     environment = collect_environment(root, root / "src", [root / "data"], torch.device("cpu"))
-    start(folder, "lr: 0.1", environment, root)
+    start(folder, "lr: 0.1", environment, root / "src")
     write(folder / "result.json", {"digest": digest(model.state_dict())})
 """
 
@@ -13,10 +13,8 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -40,32 +38,11 @@ ARITHMETIC_VARIABLES = (
 )
 LITTER = ("Thumbs.db", "desktop.ini", "__pycache__")  # beside hidden files, as .DS_Store is
 SECRET_SUFFIXES = (".env", ".key", ".pem")
-MAX_FILE_BYTES = 1_000_000  # of an untracked file in source.patch
-MAX_PATCH_BYTES = 20_000_000  # of all untracked files in it
+MAX_FILE_BYTES = 1_000_000  # of a file in source
 
-# A patch that is the same, and can be applied, whatever the settings of the user's git say.
-DIFF = (
-    "-c",
-    "diff.suppressBlankEmpty=false",
-    "-c",
-    "core.quotePath=true",
-    "diff",
-    "--binary",
-    "--full-index",
-    "--relative",
-    "--no-color",
-    "--no-ext-diff",
-    "--no-textconv",
-    "--no-renames",
-    "--src-prefix=a/",
-    "--dst-prefix=b/",
-    "--unified=3",
-    "--inter-hunk-context=0",
-    "--diff-algorithm=myers",
-    "--indent-heuristic",
-    "--submodule=short",
-    "-O/dev/null",  # files in the order of their names
-)
+
+Facts = dict[str, Any]
+"""What a file of a run folder says: plain data by name."""
 
 
 class RunError(ValueError):
@@ -92,7 +69,10 @@ def create_run(output_dir: Path, name: str) -> Path:
     number = 1
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        while not _make_folder(folder):
+        while True:
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
             number += 1
             folder = output_dir / f"{stem}-{number}"
     except OSError as error:
@@ -100,12 +80,9 @@ def create_run(output_dir: Path, name: str) -> Path:
         if isinstance(error, FileExistsError):
             reason = "a file, or a link to a folder that does not exist, is in the way"
         raise RunError(f"output_dir: cannot make {folder}: {reason}") from None
-    return folder
 
 
-def collect_environment(
-    root: Path, package: Path, data: list[Path], device: torch.device
-) -> dict[str, Any]:
+def collect_environment(root: Path, package: Path, data: list[Path], device: torch.device) -> Facts:
     """Return what was called, and all that the bits of a run depend on beside its config.
 
     `root` is the project's folder, `package` the folder of its Python files, and `data` the files
@@ -130,42 +107,40 @@ def collect_environment(
         "processes": group.size() if group else 1,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "variables": {key: os.environ[key] for key in ARITHMETIC_VARIABLES if key in os.environ},
-        "git_commit": _git(root, "rev-parse", "--verify", "HEAD").decode().strip() or None,
+        "git_commit": _git(root, "rev-parse", "--verify", "HEAD") or None,
         "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=normal")),
         "data": fingerprint(*data),
         "source": fingerprint(package, pattern="*.py"),
     }
 
 
-def start(folder: Path, config_text: str, manifest: dict[str, Any], root: Path) -> None:
-    """Write `manifest.json`, `source.patch` and `config.yaml` to a run's new folder.
+def start(folder: Path, config_text: str, manifest: Facts, package: Path) -> None:
+    """Write `manifest.json`, `source` and `config.yaml` to a run's new folder.
 
-    `source.patch` is there if files differ from the last commit, and `git apply` brings them
-    back. It includes untracked files of up to 1 MB, 20 MB together, but no ignored files, hidden
-    files, files with the names of secrets (`.env`, `.key`, `.pem`) or files of other runs.
-    `config.yaml` is written last: a folder without it is not a run.
+    `source` is a copy of the package: of its files of any kind up to 1 MB, but no hidden files and
+    no files with the names of secrets (`.env`, `.key`, `.pem`). `config.yaml` is written last: a
+    folder without it is not a run.
     """
-    patch = _source_patch(root)
     write(folder / "manifest.json", manifest)
-    if patch:
-        write(folder / "source.patch", patch)
-    write(folder / "config.yaml", config_text)
+    for file in _files(package, "*"):
+        is_secret = file.suffix in SECRET_SUFFIXES
+        if not is_secret and file.stat().st_size <= MAX_FILE_BYTES:
+            copy = folder / "source" / file.relative_to(package.parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write(copy, file.read_bytes())
+    write(folder / "config.yaml", config_text.encode())
 
 
 def write(path: Path, content: Any) -> None:
-    """Write bytes, or text, or anything else as JSON, to a file that is never seen incomplete.
+    """Write bytes, or anything else as JSON, to a file that is never seen incomplete.
 
     Raises WriteError if that is not possible; a file that was there before is then intact.
     """
-    if isinstance(content, bytes):
-        data = content
-    elif isinstance(content, str):
-        data = content.encode()
-    else:
-        data = json.dumps(content, indent=2).encode() + b"\n"
-    temporary = path.with_name(path.name + ".tmp")
+    if not isinstance(content, bytes):
+        content = json.dumps(content, indent=2).encode() + b"\n"
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        temporary.write_bytes(data)
+        temporary.write_bytes(content)
         _replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
@@ -173,7 +148,7 @@ def write(path: Path, content: Any) -> None:
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def read(path: Path, *keys: str) -> dict[str, Any]:
+def read(path: Path, *keys: str) -> Facts:
     """Return the JSON object in a file, or an empty one if there is no such file.
 
     Raises RunError if one of these keys is missing, or if the file has something else in it.
@@ -219,15 +194,6 @@ def digest(state_dict: dict[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _make_folder(folder: Path) -> bool:
-    """Make a folder, and return whether it is new."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
-
-
 def _shorten(text: str, root: Path) -> str:
     """Write paths in a text as `./...` below root, and as `~/...` below the home folder."""
     home = os.path.expanduser("~")
@@ -270,84 +236,32 @@ def _is_litter(path: Path) -> bool:
     return any(part.startswith(".") or part in LITTER for part in path.parts)
 
 
-def _source_patch(root: Path) -> bytes:
-    """Return how the files differ from the last commit, or from nothing if there is none.
-
-    Untracked files are added to a copy of git's index, and the user's index stays as it is.
-    """
-    index = _git(root, "rev-parse", "--git-path", "index").decode().strip()
-    if not index:  # no git, or no repository
-        return b""
-    base = _git(root, "rev-parse", "--verify", "HEAD").decode().strip()
-    if not base:
-        base = _git(root, "hash-object", "-t", "tree", "--stdin").decode().strip()
-    names = "\0".join(_untracked_files(root))
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "index"
-        if (root / index).exists():
-            # With its time: a file that is not older than the index is compared by its contents.
-            shutil.copy2(root / index, copy)
-        add = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
-        if names:
-            _git(root, *add, index=copy, text=os.fsencode(names))
-        return _git(root, *DIFF, base, "--", index=copy)
-
-
-def _untracked_files(root: Path) -> Iterator[str]:
-    """Yield the paths, relative to root, of the untracked files that source.patch includes."""
-    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z")
-    total = 0
-    for name in os.fsdecode(listed).split("\0"):
-        file = root / name
-        if not file.is_file() or file.is_symlink() or not os.access(file, os.R_OK):
-            continue
-        is_private = _is_litter(Path(name)) or file.suffix in SECRET_SUFFIXES
-        size = file.stat().st_size
-        is_large = size > MAX_FILE_BYTES or total + size > MAX_PATCH_BYTES
-        if not is_private and not is_large and not _is_of_a_run(file, root):
-            total += size
-            yield name
-
-
-def _is_of_a_run(file: Path, root: Path) -> bool:
-    """Return whether a file is in the folder of a run, which holds a patch of its own."""
-    folders = [folder for folder in file.parents if root in folder.parents]
-    return any(
-        (folder / "manifest.json").exists() and (folder / "config.yaml").exists()
-        for folder in folders
-    )
-
-
-def _git(root: Path, *arguments: str, index: Path | None = None, text: bytes = b"") -> bytes:
+def _git(root: Path, *arguments: str) -> str:
     """Return what git prints about the project, or nothing if git is missing or fails.
 
     GIT_DIR and the like, which git sets for hooks, would make it speak of another repository.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     environment["GIT_OPTIONAL_LOCKS"] = "0"  # write nothing to the user's repository
-    environment["GIT_LITERAL_PATHSPECS"] = "1"  # a star in a file's name is a star
-    if index:
-        environment["GIT_INDEX_FILE"] = str(index)
     try:
         result = subprocess.run(
             ["git", *arguments],
             cwd=root,
             env=environment,
-            input=text,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=60,
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        return b""
-    return result.stdout if result.returncode == 0 else b""
+        return ""
+    return result.stdout.decode(errors="replace").strip() if result.returncode == 0 else ""
 
 
 def _replace(source: Path, target: Path) -> None:
     """Rename a file; wait while a virus scanner holds it open, as happens on Windows."""
     for seconds in (0.1, 0.5, 2.0):
-        try:
-            os.replace(source, target)
+        with suppress(PermissionError):
+            source.replace(target)
             return
-        except PermissionError:
-            time.sleep(seconds)
-    os.replace(source, target)
+        time.sleep(seconds)
+    source.replace(target)

@@ -19,6 +19,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+State = dict[str, Any]
+"""What `state_dict()` of a model or an optimizer returns."""
+
 
 def shard_model(model: nn.Module) -> None:
     """Shard the parameters of each child of the model, and then the rest, in place."""
@@ -29,15 +32,16 @@ def shard_model(model: nn.Module) -> None:
     for part in (*model.children(), model):
         if next(part.parameters(), None) is not None:
             fully_shard(part, mesh=mesh)
-    shards = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
 
-    def gather(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
-        state.update(_gathered(state))
+    def gather(_: Any, state: State, *__: Any) -> None:
+        state.update(_whole(state))
 
-    def scatter(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
-        state.update(_sharded(state, shards))
+    def scatter(_: Any, state: State, *__: Any) -> None:
+        for name, value in state.items():
+            state[name] = _sharded(value, parameters.get(name))
 
-    hooks: Any = model  # whose types torch does not tell
+    hooks: Any = model  # torch does not annotate these two methods
     hooks.register_state_dict_post_hook(gather)
     hooks.register_load_state_dict_pre_hook(scatter)
 
@@ -46,39 +50,42 @@ def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Let the state of an optimizer be saved and loaded as whole tensors."""
     if not dist.is_initialized():
         return
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters: list[nn.Parameter] = []
+    for group in optimizer.param_groups:
+        parameters.extend(group["params"])
 
-    def gather(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        values = {number: _gathered(entry) for number, entry in state["state"].items()}
-        return {**state, "state": values}
+    def gather(_: Any, state: State) -> Any:
+        return _whole(state)
 
-    def scatter(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        values = {}
+    def scatter(_: Any, state: State) -> State:
+        values = {}  # a new dict, because the caller keeps the one in `state`
         for number, entry in state["state"].items():
-            values[number] = _sharded(entry, dict.fromkeys(entry, parameters[number]))
+            like = parameters[number]
+            values[number] = {key: _sharded(value, like) for key, value in entry.items()}
         return {**state, "state": values}
 
     optimizer.register_state_dict_post_hook(gather)
     optimizer.register_load_state_dict_pre_hook(scatter)
 
 
-def _gathered(state: dict[str, Any]) -> dict[str, Any]:
-    """The entries with whole tensors in place of shards."""
-    whole = {}
-    for key, value in state.items():
-        whole[key] = value.full_tensor().cpu() if isinstance(value, DTensor) else value
-    return whole
+def _whole(value: Any) -> Any:
+    """Return whole tensors, on the CPU, in place of shards, also inside of dicts.
 
-
-def _sharded(state: dict[str, Any], shards: dict[str, Any]) -> dict[str, Any]:
-    """The entries with the shards of this process, of the tensors that the first process has.
-
-    A tensor is sharded as the one of its name in `shards` is, if they have the same shape.
+    Anything else is returned as it is.
     """
-    parts = {}
-    for key, value in state.items():
-        shard = shards.get(key)
-        if isinstance(shard, DTensor) and value.shape == shard.shape:
-            value = distribute_tensor(value, shard.device_mesh, shard.placements)
-        parts[key] = value
-    return parts
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, DTensor):
+        return value.full_tensor().cpu()
+    return value
+
+
+def _sharded(value: Any, like: Any) -> Any:
+    """Return the shard of this process, of the tensor that the first process has.
+
+    A tensor is sharded as `like` is, if that is a shard and they have the same shape. Anything
+    else is returned as it is.
+    """
+    if isinstance(like, DTensor) and value.shape == like.shape:
+        return distribute_tensor(value, like.device_mesh, like.placements)
+    return value

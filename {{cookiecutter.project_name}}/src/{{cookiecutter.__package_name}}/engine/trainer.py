@@ -16,21 +16,22 @@ random numbers of a micro-batch depend only on the seed, the step and the place 
 in the step.
 """
 
-import inspect
 import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass, replace
 from itertools import islice
-from operator import itemgetter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+Values = dict[str, Any]
+"""Numbers by their names: a line of the log, what an evaluation gives, or a state."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,40 @@ class Step(NamedTuple):
     """number of samples in the micro-batches of all processes"""
 
 
+class Metrics(Protocol):
+    """What the trainer needs of metrics."""
+
+    def reset(self) -> None:
+        """Start anew."""
+
+    def update(self, output: Output, batch: Any) -> None:
+        """Take a batch, and what `forward` made of it."""
+
+    def compute(self) -> Values:
+        """The values by name: numbers, or nested lists of them."""
+
+
+class NoMetrics:
+    """Measures nothing."""
+
+    def reset(self) -> None:
+        """Do nothing."""
+
+    def update(self, *_: Any) -> None:
+        """Do nothing."""
+
+    def compute(self) -> Values:
+        """No values."""
+        return {}
+
+
 def seed_of(*numbers: int) -> int:
     """A 32-bit seed that is a function of some numbers: a hash, since neighbours must differ."""
     return zlib.crc32(" ".join(map(str, numbers)).encode())
 
 
 def _ignore(*_: Any) -> None:
-    """Do nothing: stands in for a log or a save that nobody wants."""
-
-
-def _never() -> bool:
-    return False
+    """Do nothing: stands in for a log, a save or a stop that nobody wants."""
 
 
 def _untracked(steps: Iterable[Step], *_: int) -> Iterable[Step]:
@@ -138,29 +162,26 @@ class Trainer:
     units: Callable[[Any], int] | None = None
     """how many units (tokens, pixels) the loss of a batch counts: the loss is then the mean over
     units; without it, it is the mean over samples"""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    """by name, objects with `update`, `compute` and `reset`, such as those of torchmetrics;
-    `update` gets (preds, target), or what its parameters named `output` and `batch` ask for"""
+    metrics: Metrics = NoMetrics()  # noqa: RUF009  # it has no state
+    """what is measured in an evaluation, such as a `MetricGroup` of measure.py"""
+    mode: Literal["min", "max"] = "min"
+    """whether the monitor is to become small or large"""
     scheduler: LRScheduler | None = None
     """steps after each step of the optimizer; ReduceLROnPlateau after each evaluation"""
-    log: Callable[[dict[str, Any]], object] = _ignore
+    log: Callable[[Values], object] = _ignore
     """gets each line of the log, a dict of numbers"""
-    track: Callable[[Iterable[Step], int, int, int], Iterable[Step]] = _untracked
+    track: Callable[..., Iterable[Step]] = _untracked
     """gets the steps of an epoch, its number, the first step and the number of steps, and returns
     the steps; for a progress bar"""
     save: Callable[[str], object] = _ignore
     """gets "last" when a checkpoint is due, and "best" when the model is the best so far"""
-    stop: Callable[[], bool] = _never
+    stop: Callable[[], bool | None] = _ignore
     """is called after each step, and says whether training is to stop"""
     seed: int = 0
     """decides, with the number of the step, the random numbers of training"""
 
     def __post_init__(self) -> None:
-        self.mode = monitor_mode(self.config.monitor, self.metrics)
         self.device = next(self.model.parameters()).device
-        for metric in self.metrics.values():
-            if hasattr(metric, "to"):
-                metric.to(self.device)
         is_distributed = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if is_distributed else 0
         self.world_size = dist.get_world_size() if is_distributed else 1
@@ -179,7 +200,7 @@ class Trainer:
         self.sums: dict[str, float] = {}  # sums of the loss and the values over the current epoch
         self.pending: list[dict[str, Tensor]] = []  # what is to be added to them, on the device
         self.lr = 0.0  # learning rate of the last step
-        self.best: dict[str, Any] = {}  # the best evaluation
+        self.best: Values = {}  # the best evaluation
         self.evaluations_without_improvement = 0
         self.is_resumed = False
 
@@ -275,95 +296,71 @@ class Trainer:
         Raises SetupError if the losses or values do not have one entry for each sample.
         """
         batch = self.to_device(micro_batch.batch)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            output = self.forward(self.model, batch)
+        try:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                output = self.forward(self.model, batch)
+        except Exception as error:
+            shapes = [(tuple(tensor.shape), tensor.dtype) for tensor in tensors_of(batch)]
+            error.add_note(f"The tensors of the batch: {shapes}")
+            raise
         _check_shapes(output, max(1, micro_batch.size), has_units=self.units is not None)
         return output
 
-    @torch.no_grad()
-    def evaluate(self, loader: Any) -> dict[str, Any]:
+    def evaluate(self, loader: Any) -> Values:
         """The mean loss, the values and the metrics over all samples and processes."""
+        # Each batch is cut into one micro-batch for each process.
+        return self.evaluate_steps(self.steps_of(loader, 0, 0, self.world_size, [self.rank]))
+
+    @torch.no_grad()
+    def evaluate_steps(self, steps: Iterable[Step]) -> Values:
+        """Evaluate steps of which this process has one micro-batch each."""
         self.model.eval()
-        self.reset_metrics()
-        sums: list[dict[str, Tensor]] = []
+        self.metrics.reset()
+        rows: list[dict[str, Tensor]] = []
         samples = 0
         total = 0
-        # Each batch is cut into one micro-batch for each process.
-        steps = self.steps_of(loader, 0, 0, self.world_size, [self.rank])
         for number, step in enumerate(steps):
             if self.stop():
                 raise Stopped
-            micro_batch = step.micro_batches[0]
+            micro_batch = self.to_device(step.micro_batches[0])
             # What forward draws is the same in each evaluation; -1: no step of training has it.
             self.manual_seed(self.seed, -1, number, self.rank)
             output = self.forward_batch(micro_batch)
-            sums.append(_sums(output, micro_batch.size))
+            rows.append(_sums(output, micro_batch.size))
             if micro_batch.size:
-                self.update_metrics(output, micro_batch.batch)
+                self.metrics.update(output, micro_batch.batch)
             samples += step.size
             total += self.count_units(step)
-        if not sums:
+        if not rows:
             raise SetupError("the loader of the evaluation has no batches")
-        metrics = self.compute_metrics()
-        mine = [math.fsum(_column(sums, name)) for name in sums[0]]
-        all_sums = dict(zip(sums[0], self.all_reduce_sum(mine), strict=True))
-        return {**self.means(all_sums, total, samples), **metrics}
+        columns = _columns(rows)
+        mine = [math.fsum(column) for column in columns.values()]
+        sums = dict(zip(columns, self.all_reduce_sum(mine), strict=True))
+        return {**_means(sums, total, samples), **self.metrics.compute()}
 
-    @torch.no_grad()
-    def check(self, split: str, micro_batch: MicroBatch) -> None:
-        """Try a micro-batch, so that what does not fit shows before the first step.
-
-        It goes through forward, loss and metrics in evaluation mode, and changes nothing. Raises
-        SetupError if the monitor is not a number, and the errors of what is tried, with the shapes.
-        """
-        self.model.eval()
-        self.reset_metrics()
-        try:
-            output = self.forward_batch(micro_batch)
-            self.update_metrics(output, micro_batch.batch)
-            values = {"loss": 0.0, **self.compute_metrics()}
-        except Exception as error:
-            shapes = [(tuple(t.shape), t.dtype) for t in tensors_of(micro_batch.batch)]
-            error.add_note(f"This was the first try of a batch of {split}: {shapes}")
-            raise
-        self.reset_metrics()
-        if not _is_number(values.get(self.config.monitor)):
-            names = ", ".join(name for name, value in values.items() if _is_number(value))
-            raise SetupError(
-                f"trainer.monitor: {self.config.monitor!r} is not a single number; "
-                f"there are: {names}"
-            )
-
-    def finish_epoch(self, values: dict[str, Any]) -> None:
+    def finish_epoch(self, values: Values) -> None:
         """Log the values of an evaluation, and decide with them what is best and the plateau."""
         self.epoch += 1
         self.samples = 0
         self.units_seen = 0
         self.sums = {}
-        self.write("val", values, self.step, self.epoch, self.lr)
+        at = self.at("val")
+        self.write(at, values)
         value = values[self.config.monitor]
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(value)
         self.evaluations_without_improvement += 1
         if self.is_better(value):
             self.evaluations_without_improvement = 0
-            self.best = {
-                "metric": self.config.monitor,
-                "value": value,
-                "step": self.step,
-                "epoch": self.epoch,
-                "lr": self.lr,
-            }
+            monitor = self.config.monitor
+            self.best = {"metric": monitor, "value": value, "step": self.step, "at": at}
             self.checkpoint("best")
 
     def is_better(self, value: float) -> bool:
         """Whether a value of the monitor is finite and better than the best one so far."""
-        if not math.isfinite(value):
-            return False
-        if not self.best:
-            return True
-        best: float = self.best["value"]
-        return value > best if self.mode == "max" else value < best
+        best: float = self.best.get("value", math.nan)
+        is_better = value > best if self.mode == "max" else value < best
+        return math.isfinite(value) and (is_better or not self.best)
 
     def log_train(self) -> None:
         """Log the means over the epoch so far, and the samples per second."""
@@ -371,13 +368,18 @@ class Trainer:
         self.logged_step = self.step
         seconds = time.perf_counter() - self.started
         rate = round((self.samples - self.samples_at_start) / seconds, 1)
-        means = self.means(self.sums, self.units_seen, self.samples)
-        self.write("train", {**means, "rate": rate}, self.step, self.epoch + 1, self.lr)
+        means = _means(self.sums, self.units_seen, self.samples)
+        self.write(self.at("train"), {**means, "rate": rate})
 
-    def write(self, split: str, values: dict[str, Any], step: int, epoch: int, lr: float) -> None:
+    def at(self, split: str) -> Values:
+        """Where the training stands: the beginning of a line of the log."""
+        epoch = self.epoch + 1 if self.is_epoch_under_way else self.epoch
+        return {"step": self.step, "epoch": epoch, "split": split, "lr": self.lr}
+
+    def write(self, at: Values, values: Values) -> None:
         """Log the numbers among the values; vectors and matrices are left out."""
-        numbers = {name: value for name, value in values.items() if _is_number(value)}
-        self.log({"step": step, "epoch": epoch, "split": split, "lr": lr, **numbers})
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        self.log({**at, **numbers})
 
     def checkpoint(self, name: str) -> None:
         """Save a checkpoint, unless a weight is not finite."""
@@ -388,8 +390,8 @@ class Trainer:
 
     def add_pending(self) -> None:
         """Add the losses of the last steps to the sums: here training waits for the device."""
-        for name in self.pending[0] if self.pending else ():
-            for value in self.all_reduce_sum(_column(self.pending, name)):
+        for name, column in _columns(self.pending).items():
+            for value in self.all_reduce_sum(column):
                 self.sums[name] = self.sums.get(name, 0.0) + value
         self.pending.clear()
         loss = self.sums.get("loss", 0.0)
@@ -397,48 +399,13 @@ class Trainer:
             steps = f"steps {self.logged_step + 1} to {self.step}"
             raise TrainingError(f"the loss became {loss} in {steps}: try a lower optim.lr")
 
-    def means(self, sums: dict[str, float], units: int, samples: int) -> dict[str, float]:
-        """The loss as the mean over units, the other values as means over samples."""
-        counts = dict.fromkeys(sums, samples) | {"loss": units}
-        return {name: value / max(1, counts[name]) for name, value in sums.items()}
-
-    def reset_metrics(self) -> None:
-        """Let each metric start anew."""
-        for metric in self.metrics.values():
-            metric.reset()
-
-    def update_metrics(self, output: Output, batch: Any) -> None:
-        """Give a batch to each metric, in the way that the parameters of its `update` ask for."""
-        for metric in self.metrics.values():
-            parameters = inspect.signature(metric.update).parameters
-            wanted: dict[str, Any] = {}
-            if "output" in parameters:
-                wanted["output"] = output
-            if "batch" in parameters:
-                wanted["batch"] = self.to_device(batch)
-            if wanted:
-                metric.update(**wanted)
-            else:
-                metric.update(output.preds, output.target)
-
-    def compute_metrics(self) -> dict[str, Any]:
-        """The metrics as numbers or nested lists; those that give a dict have a name an entry."""
-        values: dict[str, Any] = {}
-        for name, metric in self.metrics.items():
-            result = metric.compute()
-            entries = {name: result}
-            if isinstance(result, Mapping):
-                entries = {f"{name}_{key}": value for key, value in result.items()}
-            for key, value in entries.items():
-                values[key] = value.tolist() if hasattr(value, "tolist") else value
-        return values
-
     def count_units(self, step: Step) -> int:
         """The number of units in a step, over all micro-batches and processes."""
         if self.units is None:
             return step.size
-        mine = [float(self.units(part.batch)) for part in step.micro_batches if part.size]
-        return int(self.all_reduce_sum([sum(mine)])[0])
+        mine = sum(self.units(part.batch) for part in step.micro_batches if part.size)
+        (total,) = self.all_reduce_sum([mine])
+        return int(total)
 
     def all_reduce_sum(self, values: list[float]) -> list[float]:
         """The sums of these numbers over all processes."""
@@ -472,40 +439,33 @@ class Trainer:
         if hasattr(loader, "steps_of_epoch"):
             steps: Iterable[Step] = loader.steps_of_epoch(epoch, start, shards, mine)
             return steps
+        if shards > 1:
+            raise SetupError(
+                "gradient accumulation and several processes need a `Loader`, which cuts a batch "
+                f"into micro-batches; found {type(loader).__name__}"
+            )
         if self.is_resumed:
             _check_is_seeded(loader)
-        return islice(self.plain_steps(loader, epoch, shards, mine), start, None)
+        return islice(self.plain_steps(loader, epoch), start, None)
 
-    def plain_steps(
-        self, batches: Any, epoch: int, shards: int, mine: Sequence[int]
-    ) -> Iterator[Step]:
-        """Steps made of the batches of any DataLoader or list, whose tensors are cut into shards.
+    def plain_steps(self, batches: Any, epoch: int) -> Iterator[Step]:
+        """Steps made of the batches of any DataLoader or list.
 
         The size of a batch is the length of its first tensor.
 
         torch is seeded before the epoch and before each batch. So the order of
         `DataLoader(shuffle=True)`, and what its transforms draw from torch, depend only on the
-        seed, the epoch and the number of the batch, and are the same in all processes.
+        seed, the epoch and the number of the batch.
         """
         torch.default_generator.manual_seed(seed_of(self.seed, epoch))
         iterator = iter(batches)
         for number in range(len(batches)):
             torch.default_generator.manual_seed(seed_of(self.seed, epoch, number))
             batch = next(iterator)
-            size = _batch_size(batch, shards)
-            if shards == 1:
-                yield Step([MicroBatch(batch, size)], size)
-                continue
-            parts = []
-            for shard in mine:
-                first = size * shard // shards
-                end = size * (shard + 1) // shards
-                # An empty shard gets the first sample, which does not count.
-                rows = slice(first, end) if first < end else slice(1)
-                parts.append(MicroBatch(map_tensors(itemgetter(rows), batch), end - first))
-            yield Step(parts, size)
+            size = _batch_size(batch)
+            yield Step([MicroBatch(batch, size)], size)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Values:
         """All that the loop must remember to continue: plain numbers."""
         return {
             "epoch": self.epoch,
@@ -519,31 +479,11 @@ class Trainer:
             "evaluations_without_improvement": self.evaluations_without_improvement,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Values) -> None:
         """Continue from what `state_dict` returned."""
         for name in Trainer.state_dict(self):  # a subclass loads what it adds itself
             setattr(self, name, state[name])
         self.is_resumed = True
-
-
-def monitor_mode(monitor: str, metrics: Mapping[str, Any]) -> Literal["min", "max"]:
-    """Whether the monitor is to become small or large.
-
-    Raises SetupError for a metric that does not say it by `higher_is_better`.
-    """
-    if monitor == "loss":
-        return "min"
-    found = metrics.get(monitor)
-    if found is None:
-        names = ", ".join(["loss", *metrics])
-        raise SetupError(f"trainer.monitor: unknown metric {monitor!r}; there are: {names}")
-    higher_is_better = getattr(found, "higher_is_better", None)
-    if higher_is_better is None:
-        raise SetupError(
-            f"trainer.monitor: the metric {monitor!r} does not say which values are better; add "
-            f"`higher_is_better = True` or `= False` to the class {type(found).__name__}"
-        )
-    return "max" if higher_is_better else "min"
 
 
 def map_tensors(function: Callable[[Tensor], Any], batch: Any) -> Any:
@@ -557,9 +497,8 @@ def map_tensors(function: Callable[[Tensor], Any], batch: Any) -> Any:
         is_named = hasattr(batch, "_fields")
         return type(batch)(*values) if is_named else type(batch)(values)
     if is_dataclass(batch):
-        names = [entry.name for entry in fields(batch) if entry.init]
-        changes = {name: map_tensors(function, getattr(batch, name)) for name in names}
-        return replace(batch, **changes)  # type: ignore[type-var]
+        parts = {entry.name: getattr(batch, entry.name) for entry in fields(batch) if entry.init}
+        return replace(batch, **map_tensors(function, parts))  # type: ignore[type-var]
     return batch
 
 
@@ -581,51 +520,35 @@ def _check_is_seeded(loader: Any) -> None:
     sampler = getattr(loader, "sampler", None)
     inner_sampler = getattr(batch_sampler, "sampler", None)
     sources = [loader, sampler, batch_sampler, inner_sampler]
-    if any(getattr(source, "generator", None) is not None for source in sources):
+    has_generator = any(getattr(source, "generator", None) is not None for source in sources)
+    if has_generator or getattr(loader, "persistent_workers", False):
         raise SetupError(
-            "a DataLoader with a generator of its own cannot be resumed exactly: "
-            "create it without generator=, the trainer seeds its order in each epoch"
-        )
-    if getattr(loader, "persistent_workers", False):
-        raise SetupError(
-            "a DataLoader with persistent workers cannot be resumed exactly, since they keep "
-            "their random state from epoch to epoch: create it without persistent_workers="
+            "a DataLoader with a generator or with persistent workers has random numbers of its "
+            "own, so it cannot be resumed exactly; create it without generator= and "
+            "persistent_workers=, the trainer seeds it in each epoch"
         )
 
 
-def _batch_size(batch: Any, shards: int) -> int:
-    """The length of the first tensor; to be cut into shards, all tensors must have that length."""
-    shapes = [tuple(tensor.shape) for tensor in tensors_of(batch)]
-    has_samples = len(shapes) > 0 and len(shapes[0]) > 0 and shapes[0][0] > 0
-    if not has_samples:
+def _batch_size(batch: Any) -> int:
+    """The length of the first tensor in a batch."""
+    tensors = tensors_of(batch)
+    if not tensors or tensors[0].ndim == 0:
         raise SetupError(
-            "a batch of a plain DataLoader or list must begin with a tensor of shape (batch, ...), "
-            f"found tensors of shapes {shapes}; a `Loader` takes any batch"
+            "a batch of a plain DataLoader or list must begin with a tensor of shape (batch, ...); "
+            "a `Loader` takes any batch"
         )
-    size: int = shapes[0][0]
-    if shards > 1 and any(shape[:1] != (size,) for shape in shapes):
-        raise SetupError(
-            f"a batch with tensors of shapes {shapes} cannot be cut into {shards} micro-batches; "
-            "use a `Loader`, which cuts it before samples are collated"
-        )
-    return size
+    return len(tensors[0])
 
 
 def _check_shapes(output: Output, size: int, has_units: bool) -> None:
     """Raise SetupError unless the losses and the values have one entry for each sample."""
-    shape = tuple(output.losses.shape)
-    is_by_sample = shape == (size,)
-    is_by_unit = has_units and shape[:1] == (size,)
-    if not is_by_sample and not is_by_unit:
-        raise SetupError(
-            f"forward: expected losses of shape ({size},), one for each sample and unreduced, "
-            f"found {shape}; a loss for each token or pixel needs `units`"
-        )
-    for name, values in output.values.items():
-        if tuple(values.shape) != (size,):
+    for name, column in {"losses": output.losses, **output.values}.items():
+        shape = tuple(column.shape)
+        is_by_unit = has_units and name == "losses" and shape[:1] == (size,)
+        if shape != (size,) and not is_by_unit:
             raise SetupError(
-                f"forward: expected values of shape ({size},) for {name!r}, one for each sample "
-                f"and unreduced, found {tuple(values.shape)}"
+                f"forward: expected {name} of shape ({size},), one for each sample and unreduced, "
+                f"found {shape}; a loss for each token or pixel needs `units`"
             )
     if "loss" in output.values:
         raise SetupError("forward: the name 'loss' is taken by the losses; rename this value")
@@ -633,24 +556,22 @@ def _check_shapes(output: Output, size: int, has_units: bool) -> None:
 
 def _sums(output: Output, size: int) -> dict[str, Tensor]:
     """The sums of the loss and of the values; detached, or each graph would stay alive."""
-    sums = {"loss": output.losses[:size].detach().sum()}
-    for name, values in output.values.items():
-        sums[name] = values[:size].detach().sum()
-    return sums
+    columns = {"loss": output.losses, **output.values}
+    return {name: column[:size].detach().sum() for name, column in columns.items()}
 
 
-def _column(rows: list[dict[str, Tensor]], name: str) -> list[float]:
-    """One of the sums of several micro-batches, as numbers."""
-    return list(torch.stack([row[name] for row in rows]).tolist())
+def _columns(rows: list[dict[str, Tensor]]) -> dict[str, list[float]]:
+    """The sums of several micro-batches by name, as numbers."""
+    names = rows[0] if rows else ()
+    return {name: torch.stack([row[name] for row in rows]).tolist() for name in names}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+def _means(sums: dict[str, float], units: int, samples: int) -> dict[str, float]:
+    """The loss as the mean over units, the other values as means over samples."""
+    counts = dict.fromkeys(sums, samples) | {"loss": units}
+    return {name: value / max(1, counts[name]) for name, value in sums.items()}
 
 
 def _all_finite(model: nn.Module) -> bool:
-    """Whether all weights are finite. A sum is quick, but that of large weights may overflow."""
-    for parameter in model.parameters():
-        if not parameter.sum().isfinite() and not parameter.isfinite().all():
-            return False
-    return True
+    """Whether all weights are finite."""
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())

@@ -1,0 +1,82 @@
+"""The metrics of a task as a group, which the trainer updates and reads. Works alone.
+
+    metrics = MetricGroup({"error": MeanError()}, torch.device("cpu"))
+    metrics.reset()
+    metrics.update(output, batch)
+    metrics.compute()  # {"error": 0.5}
+
+The group knows nothing of its metrics but their three methods.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+
+class MonitorError(ValueError):
+    """The metric that selects the best checkpoint is unknown or cannot be used for that."""
+
+    exit_code = 2
+
+
+class MetricGroup:
+    """Metrics by name: objects with `update`, `compute` and `reset`, as torchmetrics has them.
+
+    `update` of a metric gets (preds, target), or what its parameters named `output` and `batch`
+    ask for. Metrics that have `.to` are moved to the device.
+    """
+
+    def __init__(self, metrics: Mapping[str, Any], device: torch.device) -> None:
+        self.metrics = metrics
+        for metric in metrics.values():
+            if hasattr(metric, "to"):
+                metric.to(device)
+
+    def reset(self) -> None:
+        """Let each metric start anew."""
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def update(self, output: Any, batch: Any) -> None:
+        """Give a batch, and what the model makes of it, to each metric."""
+        offered = {"output": output, "batch": batch}
+        for metric in self.metrics.values():
+            parameters = inspect.signature(metric.update).parameters
+            wanted = {name: value for name, value in offered.items() if name in parameters}
+            if wanted:
+                metric.update(**wanted)
+            else:
+                metric.update(output.preds, output.target)
+
+    def compute(self) -> dict[str, Any]:
+        """The metrics as numbers or nested lists; one that gives a dict has a name an entry."""
+        values: dict[str, Any] = {}
+        for name, metric in self.metrics.items():
+            result = metric.compute()
+            entries = {name: result}
+            if isinstance(result, Mapping):
+                entries = {f"{name}_{key}": value for key, value in result.items()}
+            for key, value in entries.items():
+                values[key] = value.tolist() if hasattr(value, "tolist") else value
+        return values
+
+    def mode(self, monitor: str) -> Literal["min", "max"]:
+        """Whether this metric, or the loss, is to become small or large.
+
+        Raises MonitorError for a metric that does not say it by `higher_is_better`.
+        """
+        if monitor == "loss":
+            return "min"
+        metric = self.metrics.get(monitor)
+        if metric is None:
+            names = ", ".join(["loss", *self.metrics])
+            raise MonitorError(f"trainer.monitor: unknown metric {monitor!r}; there are: {names}")
+        higher_is_better = getattr(metric, "higher_is_better", None)
+        if higher_is_better is None:
+            raise MonitorError(
+                f"trainer.monitor: the metric {monitor!r} does not say which values are better; "
+                f"add `higher_is_better = True` or `= False` to the class {type(metric).__name__}"
+            )
+        return "max" if higher_is_better else "min"

@@ -1,0 +1,78 @@
+"""What the machine asks of a task, with answers for what few tasks need. Works alone.
+
+A task has the methods of `TaskDefaults`, and these:
+
+    datasets(self) -> dict[str, Dataset]     the splits: train and val, and test if there is one
+    build_model(self) -> nn.Module           the model, with new weights
+    forward(self, model, batch) -> Output    losses, predictions and target of a batch
+    example(self) -> str                     an input that `predict` can take
+    parse(self, text) -> Any                 turns an input of `predict` into a sample
+    predict(self, model, samples)            yields an answer, a dict, for each sample, in order
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class DataError(ValueError):
+    """The data or an input is wrong: the message, of one line, is all that a user sees of it."""
+
+    exit_code = 2
+
+
+class TaskDefaults:
+    """Makes a task of a class that says only what is special about it.
+
+    Args:
+        data: the options of the data.
+        model: the options of the model.
+        root: the folder that relative paths start from.
+    """
+
+    defaults: tuple[str, ...] = ()
+    """options whose default is not that of the machine, as `section.key=value`"""
+    learnt: tuple[str, ...] = ()
+    """names of the attributes that `learn` sets: plain data or tensors, saved in each checkpoint"""
+    collate: Callable[[list[Any]], Any] | None = None
+    """makes a batch of a list of samples; None: torch's `default_collate`"""
+    units: Callable[[Any], int] | None = None
+    """how many units, such as tokens, the loss of a batch counts; None: one for each sample"""
+    trainer: Any = None
+    """a subclass of Trainer, which overrides `update`, say; None: Trainer itself"""
+
+    def __init__(self, data: Any, model: Any, root: Path) -> None:
+        self.data = data
+        self.model = model
+        self.root = root
+        self.path: Path = root / getattr(data, "path", "")
+
+    def learn(self) -> None:
+        """Learn from the training split what prediction needs.
+
+        Only a new run calls this. All other commands load what the run has learnt.
+        """
+
+    def data_files(self) -> list[Path]:
+        """The files and folders whose content a run depends on; here `data.path`, if there is one.
+
+        The record of a run holds a fingerprint of them.
+        """
+        return [self.path] if self.path != self.root else []
+
+    def metrics(self) -> dict[str, Any]:
+        """The metrics by name; scalars are logged, all are reported by `evaluate`."""
+        return {}
+
+    def report(self) -> dict[str, Any]:
+        """What `evaluate` reports beside the metrics."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt."""
+        return {name: getattr(self, name) for name in self.learnt}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what an earlier run has learnt."""
+        for name in self.learnt:
+            setattr(self, name, state[name])

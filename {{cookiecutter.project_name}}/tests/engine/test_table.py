@@ -1,0 +1,51 @@
+"""A table is read as it is written, and what is wrong with it is an error with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from {{ cookiecutter.__package_name }}.engine.table import (
+    Row,
+    TableError,
+    read_table,
+)
+
+COLUMNS = "expected the columns name and kind, found "
+CELLS = "expected a cell for each of ['name', 'kind'], found "
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "FILE:1: " + COLUMNS + "[]"),
+        (b"word,kind\na,b\n", "FILE:1: " + COLUMNS + "['word', 'kind']"),
+        (b"name,name,kind\n", "FILE:1: " + COLUMNS + "['name', 'name', 'kind']"),
+        (b"name,kind\na,b\nc,d,e\n", "FILE:3: " + CELLS + "['c', 'd', 'e']"),
+        (b"name,kind\na,b\n\nc\n", "FILE:4: " + CELLS + "['c']"),
+        (b"name,kind\n  ,b\n", "FILE:2: expected name and kind, found ['  ', 'b']"),
+        (b"name,kind\na,\n", "FILE:2: expected name and kind, found ['a', '']"),
+        (b"name,kind\na,b\nc\xff,d\n", "FILE:3: not UTF-8: ['c\\udcff', 'd']"),
+        (b'name,kind\na,b\n"c,d\n', "FILE:3: not valid CSV: unexpected end of data"),
+    ],
+)
+def test_a_bad_table_is_an_error_with_its_line(tmp_path: Path, content: bytes, error: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes(content)
+    with pytest.raises(TableError) as caught:
+        read_table(path, ["name", "kind"])
+    assert str(caught.value).replace(str(path), "FILE") == error
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="expected a CSV file, found: No such file"):
+        read_table(tmp_path / "d.csv", ["name"])
+
+
+def test_quotes_commas_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    content = '\ufeffname,kind,more\r\n"one, ""two""\nthree",A,\r\n\r\nfour, B ,x\r\n'
+    path.write_bytes(content.encode())
+    assert read_table(path, ["name", "kind"]) == [
+        Row(3, {"name": 'one, "two"\nthree', "kind": "A", "more": ""}),
+        Row(5, {"name": "four", "kind": "B", "more": "x"}),
+    ]
