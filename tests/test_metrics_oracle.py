@@ -41,6 +41,11 @@ def trainer(tmp_path: Path) -> Any:
     return load_alone("engine/trainer", tmp_path)
 
 
+@pytest.fixture
+def measure(tmp_path: Path) -> Any:
+    return load_alone("engine/measure", tmp_path)
+
+
 def draw(samples: int, present: int, seed: int) -> tuple[Tensor, Tensor]:
     """Scores (samples, CLASSES) and targets (samples,), of the first `present` classes alone."""
     generator = torch.Generator().manual_seed(seed)
@@ -86,7 +91,7 @@ def test_metrics_take_class_indices_too(metrics: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 50])
 def test_metrics_of_torchmetrics_take_the_place_of_ours(
-    metrics: Any, trainer: Any, size: int
+    metrics: Any, trainer: Any, measure: Any, size: int
 ) -> None:
     ours = {"accuracy": metrics.Accuracy(CLASSES), "f1": metrics.MacroF1(CLASSES)}
     theirs = {
@@ -112,7 +117,8 @@ def test_metrics_of_torchmetrics_take_the_place_of_ours(
             optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
             forward=forward,
             config=trainer.TrainerConfig(epochs=3, monitor="f1"),
-            metrics=choice,
+            metrics=measure.MetricGroup(choice, torch.device("cpu")),
+            mode="max",
             log=lines.append,
         )
         loop.fit(train, val)
