@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not hasattr(error, "exit_code"):
             raise  # a mistake in the project's own code: its traceback is wanted
         is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-        is_interrupted = error.exit_code > 128  # which has been reported
-        if is_first_here and not is_interrupted:
+        if is_first_here:
             print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
 
@@ -103,8 +102,6 @@ def run_train(options: argparse.Namespace) -> int:
 
         print(resume(options.resume, words, ROOT))
         return 0
-    if not config.is_file():
-        raise CommandError(f"{config}: no such config file")
     from .train import train
 
     print(train(config, words, ROOT, options.init_from))
@@ -125,18 +122,16 @@ def run_predict(options: argparse.Namespace) -> int:
     check_run(options.run)
     from .evaluate import predict
 
-    errors: list[str] = []
-
-    def on_error(message: str) -> None:
-        errors.append(message)
-        print(f"error: {message}", file=sys.stderr)
-
     inputs: Iterable[str] = options.inputs
     if options.inputs == ["-"]:
-        inputs = lines_of_stdin()
-    for answer in predict(options.run, inputs, on_error):
+        # In UTF-8 whatever the locale is; bytes that are not become surrogates.
+        sys.stdin.reconfigure(  # type: ignore[union-attr]
+            encoding="utf-8-sig", errors="surrogateescape", newline="\n"
+        )
+        inputs = (line.rstrip("\r\n") for line in sys.stdin)
+    for answer in predict(options.run, inputs):
         print_json(answer)
-    return 2 if errors else 0
+    return 0
 
 
 def run_reproduce(options: argparse.Namespace) -> int:
@@ -162,15 +157,6 @@ def check_run(folder: Path) -> None:
     """Refuse a folder that is not that of a run."""
     if not (folder / "config.yaml").is_file():
         raise CommandError(f"{folder}: not the folder of a run: there is no config.yaml in it")
-
-
-def lines_of_stdin() -> Iterator[str]:
-    """The lines on stdin, in UTF-8 whatever the locale; other bytes become surrogates."""
-    sys.stdin.reconfigure(  # type: ignore[union-attr]
-        encoding="utf-8-sig", errors="surrogateescape", newline="\n"
-    )
-    for line in sys.stdin:
-        yield line.removesuffix("\n").removesuffix("\r")
 
 
 def print_json(value: Any) -> None:

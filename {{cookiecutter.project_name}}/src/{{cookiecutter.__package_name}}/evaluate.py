@@ -1,7 +1,7 @@
 """Evaluate a run, predict with it, or load its model into a notebook."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from .engine import checkpoint, distributed, record
 from .engine.logger import null_if_not_finite
 from .engine.record import Facts
+from .engine.task import DataError
 from .task import Task
 from .train import Run, load_config
 
@@ -51,33 +52,34 @@ def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
 
 def warn_of_other_data(run: Run, folder: Path) -> None:
     """Say so if the data is not what it was when the run began."""
-    files = run.task.data_files()
     manifest = record.read(folder / "manifest.json")
-    if manifest.get("data") != record.fingerprint(*files):
-        names = ", ".join(str(path) for path in files)
-        print(f"warning: {names}: the data has changed since the run began", file=sys.stderr)
+    if manifest.get("data") != record.fingerprint(*run.task.data_files()):
+        print(f"warning: {run.data_changed()}", file=sys.stderr)
 
 
 @torch.no_grad()
-def predict(
-    folder: Path, inputs: Iterable[str], on_error: Callable[[str], object]
-) -> Iterator[Facts]:
+def predict(folder: Path, inputs: Iterable[str]) -> Iterator[Facts]:
     """An answer for each input, in order, in batches.
 
-    There is none for an input that the task cannot take: `on_error` gets a message about it.
+    There is none for an input that the task cannot take: that is reported on stderr, and raises
+    DataError in the end.
     """
     model, task = load(folder)
     model.to(distributed.select_device("auto", deterministic=True))
     batch_size = load_config(folder / "config.yaml").loader.batch_size
-    samples = parsed(task, inputs, on_error)
+    errors: list[Exception] = []
+    samples = parsed(task, inputs, errors)
     while batch := list(islice(samples, batch_size)):
         yield from task.predict(model, batch)
+    if errors:
+        raise DataError(f"there is no answer for {len(errors)} of the inputs")
 
 
-def parsed(task: Task, inputs: Iterable[str], on_error: Callable[[str], object]) -> Iterator[Any]:
-    """The inputs that the task can take, as samples."""
+def parsed(task: Task, inputs: Iterable[str], errors: list[Exception]) -> Iterator[Any]:
+    """The inputs that the task can take, as samples; reports and collects errors about others."""
     for number, text in enumerate(inputs, start=1):
         try:
             yield task.parse(text)
         except (ValueError, LookupError, OSError) as error:
-            on_error(f"input {number}: {error}")
+            errors.append(error)
+            print(f"error: input {number}: {error}", file=sys.stderr)

@@ -66,10 +66,8 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None) -> Facts:
     run.parent = {name: manifest[name] for name in run.parent}
     facts = run.manifest()
     if facts["data"] != manifest["data"]:
-        files = ", ".join(str(path) for path in run.task.data_files())
         raise record.RunError(
-            f"{files}: the data has changed since the run began; "
-            "use --init-from to start a new run from its weights"
+            f"{run.data_changed()}; use --init-from to start a new run from its weights"
         )
     if state:
         checkpoint.restore(state, run.parts)

@@ -22,9 +22,7 @@ from .engine.measure import MetricGroup
 from .engine.optim import OptimConfig, build_optimizer, build_scheduler
 from .engine.record import Facts
 from .engine.trainer import (
-    MicroBatch,
     SetupError,
-    Step,
     Stopped,
     Trainer,
     TrainerConfig,
@@ -65,14 +63,6 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     return config.load(defaults, path, overrides)
 
 
-class Interrupted(Exception):
-    """A signal stopped the run after a checkpoint was written."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {Signals(signal_number).name}")
-        self.exit_code = 128 + signal_number
-
-
 class Run:
     """Every object of a run, built and wired. Nothing is written before `start`.
 
@@ -108,12 +98,10 @@ class Run:
         """Read the data, join the other processes, and make a loader for each split."""
         torch.manual_seed(self.settings.seed)
         # The first process may download or prepare files: it reads before the others do.
-        is_launched = torch.distributed.is_torchelastic_launched()
-        is_first = not is_launched or os.environ["RANK"] == "0"
+        is_first = os.environ.get("RANK", "0") == "0"
         if is_first:
             datasets = self.read_datasets()
-        self.rank = distributed.init_process_group()  # the other processes wait here
-        self.is_main = self.rank == 0
+        self.is_main = distributed.init_process_group() == 0  # the other processes wait here
         if not is_first:
             datasets = self.read_datasets()
         loaders = {}
@@ -125,11 +113,14 @@ class Run:
                 shuffle=split == "train",
                 collate=self.task.collate,
             )
-            if loader.size:
+            if len(loader) > 0:
                 loaders[split] = loader
         for split in ("train", "val"):
             if split not in loaders:
-                raise record.RunError(f"the {split} split is missing or empty")
+                raise record.RunError(
+                    f"the {split} split has no batch: it is missing or empty, "
+                    "or has less than a batch and loader.drop_last is true"
+                )
         return loaders
 
     def read_datasets(self) -> Facts:
@@ -192,8 +183,7 @@ class Run:
         """
         monitor = self.settings.trainer.monitor
         for split in ("train", "val"):
-            micro_batch = MicroBatch(*self.loaders[split].first())
-            values = self.trainer.evaluate_steps([Step([micro_batch], micro_batch.size)])
+            values = self.trainer.evaluate_steps([self.loaders[split].first()])
             if not isinstance(values[monitor], int | float):
                 raise SetupError(f"trainer.monitor: {monitor!r} is not a single number")
         self.check_predict()
@@ -222,6 +212,11 @@ class Run:
         facts = record.collect_environment(self.root, package, files, self.device)
         return {**facts, "seed": self.settings.seed, **self.parent}
 
+    def data_changed(self) -> str:
+        """What is said where the data is not what it was when the run began."""
+        files = ", ".join(str(path) for path in self.task.data_files())
+        return f"{files}: the data has changed since the run began"
+
     def start(self, manifest: Facts) -> None:
         """Make the run folder."""
         if self.is_main:
@@ -248,7 +243,7 @@ class Run:
     def execute(self) -> Path:
         """Train to the end, test the best weights, and leave result.json in the run folder.
 
-        Raises Interrupted if a signal stopped the run.
+        Raises SystemExit if a signal stopped the run, as if the signal had ended the program.
         """
         self.announce()
         if self.settings.trainer.compile:
@@ -270,7 +265,7 @@ class Run:
             self.loaders.clear()  # ends their workers now, not when Python collects them
         distributed.barrier()  # no process leaves before the others are done
         if self.stop.number:
-            raise Interrupted(self.stop.number)
+            raise SystemExit(128 + self.stop.number)
         return self.folder
 
     def train_and_test(self, result: Facts) -> None:

@@ -80,6 +80,8 @@ def do(job: Job) -> dict[str, Any]:
             seen["code"] = main([only(word) for word in job.words])
         except KeyError:
             seen["code"] = "failed"
+        except SystemExit as stopped:
+            seen["code"] = stopped.code
     out.seek(0)
     return {**seen, "out": out.read(), "err": err.getvalue()}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-import torch
 
 from {{ cookiecutter.__package_name }}.engine.config import (
     ConfigError,
@@ -92,13 +91,6 @@ def test_text_stays_text_through_load_and_dump(tmp_path: Path, text: str) -> Non
 )
 def test_what_is_dumped_loads_to_an_equal_config(tmp_path: Path, config: Example) -> None:
     assert read(tmp_path, dump(config)) == config
-
-
-def test_numpy_values_and_tuples_dump_as_plain_ones(tmp_path: Path) -> None:
-    number: Any = torch.tensor(3).numpy()[()]
-    ratio: Any = torch.tensor(0.5, dtype=torch.float64).numpy()[()]
-    config = Example(count=number, ratio=ratio, size=(1, 2))
-    assert read(tmp_path, dump(config)) == Example(count=3, ratio=0.5, size=(1, 2))
 
 
 def test_defaults_then_file_then_command_line(tmp_path: Path) -> None:

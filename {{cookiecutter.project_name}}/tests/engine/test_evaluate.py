@@ -156,9 +156,10 @@ def test_an_input_that_cannot_be_taken_is_an_error_and_all_others_are_answered(
     code, out, err = command("predict", run, *INPUTS[:3], bad[0], *INPUTS[3:], bad[1])
     assert code == 2
     assert out == expected
-    first, second = err.splitlines()
+    first, second, last = err.splitlines()
     assert first == "error: input 4: expected 16 numbers, found 2"
     assert second.startswith("error: input 42: ")
+    assert last == "error: there is no answer for 2 of the inputs"
 
 
 def test_predict_needs_no_data(

@@ -182,8 +182,6 @@ def plain(config: Any) -> Any:
         return [plain(item) for item in config]
     if isinstance(config, Path):
         return str(config)
-    if hasattr(config, "item"):  # a number of NumPy
-        return config.item()
     return config
 
 

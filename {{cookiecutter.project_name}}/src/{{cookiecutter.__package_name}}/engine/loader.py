@@ -21,6 +21,9 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+Collate = Callable[[list[Any]], Any]
+"""Makes a batch of a list of samples."""
+
 
 @dataclass(frozen=True)
 class LoaderConfig:
@@ -96,7 +99,7 @@ class Loader:
         shuffle: whether an epoch has an order of its own; for training.
         collate: makes a batch of a list of samples; None: torch's `default_collate`.
 
-    Raises LoaderError for a dataset without a length, and for one that is too small for a batch.
+    Raises LoaderError for a dataset without a length.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class Loader:
         *,
         seed: int = 0,
         shuffle: bool = False,
-        collate: Callable[[list[Any]], Any] | None = None,
+        collate: Collate | None = None,
     ) -> None:
         if not hasattr(dataset, "__len__"):
             raise LoaderError(
@@ -120,10 +123,6 @@ class Loader:
         self.drop_last = config.drop_last and shuffle
         self.indices = _sample(len(dataset), config.limit)
         self.size = len(self.indices)
-        if self.drop_last and self.size < self.batch_size:
-            raise LoaderError(
-                f"loader.drop_last: {self.size} samples do not fill a batch of {self.batch_size}"
-            )
         self.collate = _CollateUnlessCollated(collate or default_collate)
         self.plan: list[list[Any]] = []  # the indices of each batch, made anew for each epoch
         self.loader = DataLoader(
@@ -160,11 +159,12 @@ class Loader:
         for sizes, size in steps:
             yield Step([MicroBatch(_load_next(batches), part) for part in sizes], size)
 
-    def first(self) -> MicroBatch:
-        """The first batch, loaded in this process; to try it before workers are started."""
+    def first(self) -> Any:
+        """The first step, loaded in this process; to try it before workers are started."""
         plan = [self.order(epoch=0)[: self.batch_size]]
         loader = DataLoader(self.dataset, batch_sampler=plan, collate_fn=self.collate)
-        return MicroBatch(_load_next(iter(loader)), len(plan[0]))
+        size = len(plan[0])
+        return Step([MicroBatch(_load_next(iter(loader)), size)], size)
 
     def order(self, epoch: int) -> list[Any]:
         """What the dataset is asked for in an epoch: indices, or (seed, epoch, index) if Seeded."""
@@ -188,7 +188,7 @@ class Loader:
 class _CollateUnlessCollated:
     """Makes a batch of a list of samples; what `__getitems__` has collated is a batch already."""
 
-    collate: Callable[[list[Any]], Any]
+    collate: Collate
 
     def __call__(self, samples: Any) -> Any:
         return self.collate(samples) if isinstance(samples, list) else samples

@@ -96,7 +96,6 @@ def collect_environment(root: Path, package: Path, data: list[Path], device: tor
         gpu = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     return {
         "command": [_shorten(text, root) for text in command],
-        "folder": _shorten(os.getcwd(), root),
         "python": platform.python_version(),
         "packages": _installed_packages(),
         "platform": platform.platform(),
@@ -105,7 +104,6 @@ def collect_environment(root: Path, package: Path, data: list[Path], device: tor
         "gpu": gpu,
         "threads": torch.get_num_threads(),
         "processes": group.size() if group else 1,
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "variables": {key: os.environ[key] for key in ARITHMETIC_VARIABLES if key in os.environ},
         "git_commit": _git(root, "rev-parse", "--verify", "HEAD") or None,
         "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=normal")),
@@ -204,14 +202,13 @@ def _shorten(text: str, root: Path) -> str:
 
 
 def _installed_packages() -> dict[str, str]:
-    """Return the version of each installed distribution, by its normalized name."""
+    """Return the version of each installed distribution, by its name in small letters."""
     versions: dict[str, str] = {}
     for distribution in metadata.distributions():
         facts = distribution.metadata  # reads a file, so once is enough
         name = facts["Name"]
         if name:  # what is left of a broken installation has none
-            normalized = re.sub(r"[-_.]+", "-", name).lower()
-            versions.setdefault(normalized, facts["Version"])  # the first one is imported
+            versions.setdefault(name.lower(), facts["Version"])  # the first one is imported
     return dict(sorted(versions.items()))
 
 

@@ -48,8 +48,6 @@ def shard_model(model: nn.Module) -> None:
 
 def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Let the state of an optimizer be saved and loaded as whole tensors."""
-    if not dist.is_initialized():
-        return
     parameters: list[nn.Parameter] = []
     for group in optimizer.param_groups:
         parameters.extend(group["params"])

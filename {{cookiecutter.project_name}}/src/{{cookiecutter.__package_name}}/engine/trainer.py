@@ -29,9 +29,12 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils.data import DataLoader
 
 Values = dict[str, Any]
 """Numbers by their names: a line of the log, what an evaluation gives, or a state."""
+Sums = dict[str, Tensor]
+"""Sums of the loss and of the values of a micro-batch, by name."""
 
 
 @dataclass(frozen=True)
@@ -109,30 +112,23 @@ class Step(NamedTuple):
 
 
 class Metrics(Protocol):
-    """What the trainer needs of metrics."""
+    """What the trainer needs of metrics; these methods measure nothing."""
 
     def reset(self) -> None:
         """Start anew."""
+        return
 
     def update(self, output: Output, batch: Any) -> None:
         """Take a batch, and what `forward` made of it."""
+        return
 
     def compute(self) -> Values:
         """The values by name: numbers, or nested lists of them."""
-
-
-class NoMetrics:
-    """Measures nothing."""
-
-    def reset(self) -> None:
-        """Do nothing."""
-
-    def update(self, *_: Any) -> None:
-        """Do nothing."""
-
-    def compute(self) -> Values:
-        """No values."""
         return {}
+
+
+class NoMetrics(Metrics):
+    """Measures nothing."""
 
 
 def seed_of(*numbers: int) -> int:
@@ -182,11 +178,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
-        is_distributed = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if is_distributed else 0
-        self.world_size = dist.get_world_size() if is_distributed else 1
-        self.shards = self.config.accumulate * self.world_size
-        self.my_shards = list(range(self.rank, self.shards, self.world_size))
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        shards = self.config.accumulate * self.world_size
+        self.my_shards = list(range(self.rank, shards, self.world_size))
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
         # fp16 cannot hold small gradients: the loss is scaled up, and the gradients back down.
         self.scaler = torch.amp.GradScaler(
@@ -198,7 +193,7 @@ class Trainer:
         self.samples = 0  # samples seen in the current epoch, by all processes
         self.units_seen = 0  # units seen in the current epoch; samples if there are no units
         self.sums: dict[str, float] = {}  # sums of the loss and the values over the current epoch
-        self.pending: list[dict[str, Tensor]] = []  # what is to be added to them, on the device
+        self.pending: list[Sums] = []  # what is to be added to them, on the device
         self.lr = 0.0  # learning rate of the last step
         self.best: Values = {}  # the best evaluation
         self.evaluations_without_improvement = 0
@@ -239,7 +234,7 @@ class Trainer:
         self.started = time.perf_counter()
         self.samples_at_start = self.samples
         start = self.step - self.epoch * len(train)  # more than 0 if a run continues here
-        steps = self.steps_of(train, self.epoch, start, self.shards, self.my_shards)
+        steps = self.steps_of(train, self.epoch, start, self.config.accumulate)
         if self.config.max_steps:
             steps = islice(steps, self.config.max_steps - self.step)
         for step in self.track(steps, self.epoch + 1, start, len(train)):
@@ -309,14 +304,14 @@ class Trainer:
     def evaluate(self, loader: Any) -> Values:
         """The mean loss, the values and the metrics over all samples and processes."""
         # Each batch is cut into one micro-batch for each process.
-        return self.evaluate_steps(self.steps_of(loader, 0, 0, self.world_size, [self.rank]))
+        return self.evaluate_steps(self.steps_of(loader, epoch=0, start=0, accumulate=1))
 
     @torch.no_grad()
     def evaluate_steps(self, steps: Iterable[Step]) -> Values:
         """Evaluate steps of which this process has one micro-batch each."""
         self.model.eval()
         self.metrics.reset()
-        rows: list[dict[str, Tensor]] = []
+        rows: list[Sums] = []
         samples = 0
         total = 0
         for number, step in enumerate(steps):
@@ -432,11 +427,11 @@ class Trainer:
             # What its no_sync() does, without a second copy of the loop's body.
             self.model.require_backward_grad_sync = is_last
 
-    def steps_of(
-        self, loader: Any, epoch: int, start: int, shards: int, mine: Sequence[int]
-    ) -> Iterable[Step]:
+    def steps_of(self, loader: Any, epoch: int, start: int, accumulate: int) -> Iterable[Step]:
         """The steps of an epoch from step `start` on, made by the loader or of its batches."""
+        shards = accumulate * self.world_size
         if hasattr(loader, "steps_of_epoch"):
+            mine = range(self.rank, shards, self.world_size)
             steps: Iterable[Step] = loader.steps_of_epoch(epoch, start, shards, mine)
             return steps
         if shards > 1:
@@ -462,7 +457,13 @@ class Trainer:
         for number in range(len(batches)):
             torch.default_generator.manual_seed(seed_of(self.seed, epoch, number))
             batch = next(iterator)
-            size = _batch_size(batch)
+            tensors = tensors_of(batch)
+            if not tensors or tensors[0].ndim == 0:
+                raise SetupError(
+                    "a batch of a plain DataLoader or list must begin with a tensor of shape "
+                    "(batch, ...); a `Loader` takes any batch"
+                )
+            size = len(tensors[0])
             yield Step([MicroBatch(batch, size)], size)
 
     def state_dict(self) -> Values:
@@ -493,9 +494,8 @@ def map_tensors(function: Callable[[Tensor], Any], batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return {key: map_tensors(function, value) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        values = [map_tensors(function, value) for value in batch]
-        is_named = hasattr(batch, "_fields")
-        return type(batch)(*values) if is_named else type(batch)(values)
+        make = getattr(batch, "_make", type(batch))  # a named tuple has `_make`
+        return make(map_tensors(function, value) for value in batch)
     if is_dataclass(batch):
         parts = {entry.name: getattr(batch, entry.name) for entry in fields(batch) if entry.init}
         return replace(batch, **map_tensors(function, parts))  # type: ignore[type-var]
@@ -516,28 +516,17 @@ def tensors_of(batch: Any) -> list[Tensor]:
 
 def _check_is_seeded(loader: Any) -> None:
     """Raise SetupError for a DataLoader whose random numbers the trainer cannot seed."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    sampler = getattr(loader, "sampler", None)
-    inner_sampler = getattr(batch_sampler, "sampler", None)
-    sources = [loader, sampler, batch_sampler, inner_sampler]
-    has_generator = any(getattr(source, "generator", None) is not None for source in sources)
-    if has_generator or getattr(loader, "persistent_workers", False):
+    if not isinstance(loader, DataLoader):
+        return
+    batch_sampler = loader.batch_sampler
+    sources = [loader, loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
+    has_generator = any(getattr(source, "generator", None) for source in sources)
+    if has_generator or loader.persistent_workers:
         raise SetupError(
             "a DataLoader with a generator or with persistent workers has random numbers of its "
             "own, so it cannot be resumed exactly; create it without generator= and "
             "persistent_workers=, the trainer seeds it in each epoch"
         )
-
-
-def _batch_size(batch: Any) -> int:
-    """The length of the first tensor in a batch."""
-    tensors = tensors_of(batch)
-    if not tensors or tensors[0].ndim == 0:
-        raise SetupError(
-            "a batch of a plain DataLoader or list must begin with a tensor of shape (batch, ...); "
-            "a `Loader` takes any batch"
-        )
-    return len(tensors[0])
 
 
 def _check_shapes(output: Output, size: int, has_units: bool) -> None:
@@ -554,13 +543,13 @@ def _check_shapes(output: Output, size: int, has_units: bool) -> None:
         raise SetupError("forward: the name 'loss' is taken by the losses; rename this value")
 
 
-def _sums(output: Output, size: int) -> dict[str, Tensor]:
+def _sums(output: Output, size: int) -> Sums:
     """The sums of the loss and of the values; detached, or each graph would stay alive."""
     columns = {"loss": output.losses, **output.values}
     return {name: column[:size].detach().sum() for name, column in columns.items()}
 
 
-def _columns(rows: list[dict[str, Tensor]]) -> dict[str, list[float]]:
+def _columns(rows: list[Sums]) -> dict[str, list[float]]:
     """The sums of several micro-batches by name, as numbers."""
     names = rows[0] if rows else ()
     return {name: torch.stack([row[name] for row in rows]).tolist() for name in names}
