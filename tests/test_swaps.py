@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ PACKAGE = "my_pytorch_project"
 SWAPS = Path(__file__).with_name("swaps")
 NAMES = sorted(path.name for path in SWAPS.iterdir() if path.is_dir())
 QUICK = ("trainer.save_every=1", "trainer.log_every=1", "device=cpu")
+WHOLE_ENGINE = "gan"  # the task that changes most: it replaces the step
 
 
 def run(
@@ -38,7 +41,13 @@ def run(
 
 
 def environment(project: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
+    cache = Path(tempfile.gettempdir()) / f"mypy-of-swaps-{os.getpid()}"  # what torch says of types
+    return {
+        **os.environ,
+        "PYTHONPATH": str(project / "src"),
+        "OMP_NUM_THREADS": "1",
+        "MYPY_CACHE_DIR": str(cache),
+    }
 
 
 def put(name: str, project: Path) -> set[str]:
@@ -114,29 +123,69 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert results[0] == results[1]
 
 
+@pytest.fixture(scope="module")
+def whole(swapped: Path) -> Path:
+    """A run that nothing has interrupted."""
+    return swapped / run(swapped, "train", *QUICK, "output_dir=whole").stdout.strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_short(name: str) -> None:
+    lines = [line for file in SWAPS.joinpath(name).iterdir() for line in file.open("rb")]
+    assert len(lines) <= 120
+
+
 @pytest.mark.parametrize("tool", ["ruff check .", "ruff format --check .", "mypy src"])
 def test_its_code_is_clean(swapped: Path, tool: str) -> None:
     run(swapped, module=tuple(tool.split()))
 
 
-def test_it_trains_evaluates_predicts_and_is_reproduced(swapped: Path) -> None:
-    trained = run(swapped, "train", *QUICK, "output_dir=runs")
-    folder = trained.stdout.strip()
-    metrics = json.loads(run(swapped, "evaluate", folder).stdout)
+def test_it_evaluates_predicts_and_is_reproduced(swapped: Path, whole: Path) -> None:
+    metrics = json.loads(run(swapped, "evaluate", str(whole)).stdout)
     assert metrics["split"] == "test"
-    (hint,) = [line for line in trained.stderr.splitlines() if line.startswith("predict ")]
+    finished = run(swapped, "train", *QUICK, "trainer.max_steps=1", "output_dir=other")
+    (hint,) = [line for line in finished.stderr.splitlines() if line.startswith("predict ")]
     *_, example = shlex.split(hint)
-    assert isinstance(json.loads(run(swapped, "predict", folder, example).stdout), dict)
-    verdict = json.loads(run(swapped, "reproduce", folder).stdout)
+    assert isinstance(json.loads(run(swapped, "predict", str(whole), example).stdout), dict)
+    verdict = json.loads(run(swapped, "reproduce", str(whole)).stdout)
     assert verdict["identical"] is True
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_is_killed_and_ends_like_a_run_that_was_not(swapped: Path, workers: int) -> None:
-    options = f"loader.num_workers={workers}"
-    whole = Path(run(swapped, "train", *QUICK, options, "output_dir=whole").stdout.strip())
+def test_it_is_killed_and_ends_like_a_run_that_was_not(
+    swapped: Path, whole: Path, workers: int
+) -> None:
     shutil.rmtree(swapped / "killed", ignore_errors=True)
-    part = train_and_kill(swapped, 3, options)
+    part = train_and_kill(swapped, 3, f"loader.num_workers={workers}")
     run(swapped, "train", "--resume", str(part))
-    assert_same_run(swapped / whole, part)
+    assert_same_run(whole, part)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun there has no gloo")
+def test_two_processes_give_the_result_of_one(swapped: Path) -> None:
+    options = (*QUICK, "trainer.max_steps=6", "trainer.epochs=1")
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", PACKAGE)
+    one = run(swapped, "train", *options, "trainer.accumulate=2", "output_dir=one")
+    two = run(swapped, "train", *options, "output_dir=two", module=torchrun)
+    first, second = (swapped / done.stdout.strip() for done in (one, two))
+    weights, others = (
+        torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["model_state_dict"]
+        for folder in (first, second)
+    )
+    for name, weight in weights.items():
+        is_of_batch_norm = "running" in name or "num_batches" in name  # of a process of its own
+        assert is_of_batch_norm or torch.allclose(weight, others[name], atol=1e-4), name
+    losses, other_losses = ([line["loss"] for line in log(run)] for run in (first, second))
+    has_batch_norm = any("running" in name for name in weights)
+    compared = len(losses) - (2 if has_batch_norm else 0)  # val and test come last
+    assert losses[:compared] == pytest.approx(other_losses[:compared], abs=1e-3)
+
+
+def test_the_tests_of_the_engine_pass(swapped: Path) -> None:
+    """All of them with one task; with the others those that read the project's files."""
+    tests = ["tests/engine/test_architecture.py", "tests/engine/test_main.py"]
+    if WHOLE_ENGINE in str(swapped):
+        tests = ["tests/engine"]
+    printed = run(swapped, "-q", "-p", "no:cacheprovider", *tests, module=("pytest",)).stdout
+    assert re.search(r"^\d+ passed", printed, re.MULTILINE), printed

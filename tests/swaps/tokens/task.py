@@ -81,9 +81,8 @@ class Task(TaskDefaults):
         inputs = batch[:, :-1].clamp(min=0)  # (batch, length)
         target = batch[:, 1:]  # at each place, the next character
         scores = model(inputs).transpose(1, 2)  # (batch, vocabulary, length)
-        # (batch, length), and 0 at padding
         losses = F.cross_entropy(scores, target, ignore_index=PADDING, reduction="none")
-        return Output(losses, scores, target)
+        return Output(losses, scores, target)  # losses (batch, length), 0 at padding
 
     def metrics(self) -> dict[str, Any]:
         return {"perplexity": Perplexity()}
