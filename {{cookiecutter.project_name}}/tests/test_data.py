@@ -67,8 +67,8 @@ def test_each_text_is_encoded_once_and_a_batch_at_once_equals_its_samples() -> N
 
 
 def test_the_split_of_the_words_is_80_10_10() -> None:
-    rows = read_table(WORDS, ["text", "label"])
-    splits = Counter(data.split_of(row.cells["text"]) for row in rows)
+    table = read_table(WORDS, ["text", "label"])
+    splits = Counter(data.split_of(text) for text in table.columns["text"])
     assert splits == {"train": 5735, "val": 748, "test": 726}
 
 

@@ -13,7 +13,7 @@ import torch
 from {{ cookiecutter.__package_name }} import data
 from {{ cookiecutter.__package_name }} import task as task_module
 from {{ cookiecutter.__package_name }}.__main__ import main
-from {{ cookiecutter.__package_name }}.engine.table import Row, read_table
+from {{ cookiecutter.__package_name }}.engine.table import Table, read_table
 from {{ cookiecutter.__package_name }}.engine.task import DataError
 from {{ cookiecutter.__package_name }}.evaluate import load
 from {{ cookiecutter.__package_name }}.model import ModelConfig
@@ -83,14 +83,15 @@ def test_the_default_run_reaches_an_accuracy_of_087_on_test(
 def test_with_shuffled_training_labels_nothing_is_learnt(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def shuffled(path: Path, columns: list[str]) -> list[Row]:
-        rows = read_table(path, columns)
-        train_rows = [row for row in rows if data.split_of(row.cells["text"]) == "train"]
-        labels = [row.cells["label"] for row in train_rows]
-        random.Random(0).shuffle(labels)
-        for row, label in zip(train_rows, labels, strict=True):
-            row.cells["label"] = label
-        return rows
+    def shuffled(path: Path, required: list[str]) -> Table:
+        table = read_table(path, required)
+        texts, labels = table.columns["text"], table.columns["label"]
+        places = [i for i, text in enumerate(texts) if data.split_of(text) == "train"]
+        values = [labels[i] for i in places]
+        random.Random(0).shuffle(values)
+        for place, value in zip(places, values, strict=True):
+            labels[place] = value
+        return table
 
     monkeypatch.setattr(task_module, "read_table", shuffled)
     run = train(command, tmp_path, "trainer.epochs=4")
@@ -98,13 +99,14 @@ def test_with_shuffled_training_labels_nothing_is_learnt(
 
 
 def test_predict_names_the_class_that_the_data_names(default_run: Path, command: Command) -> None:
-    rows = [row.cells for row in read_table(ROOT / "data" / "words.csv", ["text", "label"])]
-    rows = [row for row in rows if data.split_of(row["text"]) == "test"][:200]
-    code, out, err = command("predict", str(default_run), *[row["text"] for row in rows])
+    table = read_table(ROOT / "data" / "words.csv", ["text", "label"])
+    pairs = list(zip(table.columns["text"], table.columns["label"], strict=True))
+    pairs = [pair for pair in pairs if data.split_of(pair[0]) == "test"][:200]
+    code, out, err = command("predict", str(default_run), *[text for text, _ in pairs])
     assert code == 0, err
     found = [json.loads(line) for line in out.splitlines()]
-    assert [line["input"] for line in found] == [row["text"] for row in rows]
-    right = sum(line["class"] == row["label"] for line, row in zip(found, rows, strict=True))
+    assert [line["input"] for line in found] == [text for text, _ in pairs]
+    right = sum(line["class"] == label for line, (_, label) in zip(found, pairs, strict=True))
     assert right / 200 >= 0.8  # a wrong order of the classes would give at most 0.2
     assert all(0.5 <= line["probability"] <= 1 for line in found)
 
@@ -147,7 +149,7 @@ def test_the_classes_are_those_of_the_training_split(tmp_path: Path) -> None:
         task_of(*[f"word {i},a" for i in range(50)], folder=tmp_path).learn()
 
 
-def test_a_label_that_is_not_in_the_training_split_is_an_error_with_its_line(
+def test_a_label_that_is_not_in_the_training_split_is_an_error_that_names_it(
     tmp_path: Path,
 ) -> None:
     rows = [f"word {i},{'ab'[i % 2]}" for i in range(50)]
@@ -155,7 +157,7 @@ def test_a_label_that_is_not_in_the_training_split_is_an_error_with_its_line(
     rows[place] = f"word {place},c"
     task = task_of(*rows, folder=tmp_path)
     task.learn()
-    message = f"mine.csv:{place + 2}: label 'c' has no row in the training split"
+    message = r"mine.csv: the labels \['c'\] have no row in the training split"
     with pytest.raises(DataError, match=message):
         task.datasets()
 
@@ -170,7 +172,7 @@ def test_an_old_run_is_not_evaluated_with_classes_of_todays_data(
     mine.write_text(words + "bon,Aaa\n" * 9, encoding="utf-8")  # would be the first class
     code, _, err = command("evaluate", str(run))
     assert code == 2
-    assert "label 'Aaa' has no row in the training split" in err
+    assert "the labels ['Aaa'] have no row in the training split" in err
     mine.write_text(words + "bonny,Positive\n", encoding="utf-8")
     code, out, err = command("evaluate", str(run))
     assert code == 0

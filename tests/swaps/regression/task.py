@@ -21,7 +21,8 @@ class Task(TaskDefaults):
     learnt = ("mean", "deviation", "districts")
 
     def rows(self, split: str) -> list[dict[str, str]]:
-        rows = [row.cells for row in read_table(self.path, ["split", "price"])]
+        columns = read_table(self.path, ["split", "price"]).columns
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [row for row in rows if row["split"] == split]
 
     def learn(self) -> None:

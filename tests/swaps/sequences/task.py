@@ -38,7 +38,8 @@ class Task(TaskDefaults):
     learnt = ("vocabulary", "classes")
 
     def rows(self, split: str) -> list[dict[str, str]]:
-        rows = [row.cells for row in read_table(self.path, ["split", "text", "label"])]
+        columns = read_table(self.path, ["split", "text", "label"]).columns
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [row for row in rows if row["split"] == split]
 
     def learn(self) -> None:

@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise  # a mistake in the project's own code: its traceback is wanted
         is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
         if is_first_here:
-            print(f"error: {error}", file=sys.stderr)
+            # An error of a worker has a traceback in its text, with the message after its type.
+            message = str(error).rpartition(f"{type(error).__name__}: ")[2]
+            print(f"error: {message.strip()}", file=sys.stderr)
         return int(error.exit_code)
 
 

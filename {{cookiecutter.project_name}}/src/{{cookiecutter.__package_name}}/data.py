@@ -5,7 +5,6 @@
 """
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,7 +30,7 @@ class DataConfig:
 class CustomDataset(Dataset[dict[str, str]]):
     """Texts and their labels: `dataset[0]` is `{"Text": "happy", "Class": "Positive"}`."""
 
-    def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
+    def __init__(self, texts: list[str], labels: list[str]) -> None:
         if len(texts) != len(labels):
             raise ValueError(f"expected as many labels as texts, found {len(labels)}, {len(texts)}")
         self.texts = texts

@@ -79,7 +79,7 @@ def parsed(task: Task, inputs: Iterable[str], errors: list[Exception]) -> Iterat
     """The inputs that the task can take, as samples; reports and collects errors about others."""
     for number, text in enumerate(inputs, start=1):
         try:
-            yield task.parse(text)
+            yield from task.samples(text)
         except (ValueError, LookupError, OSError) as error:
             errors.append(error)
             print(f"error: input {number}: {error}", file=sys.stderr)

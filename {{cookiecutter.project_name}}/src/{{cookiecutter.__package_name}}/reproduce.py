@@ -64,15 +64,10 @@ def surroundings(before: Facts, now: Facts) -> dict[str, str]:
 
 def check_surroundings(folder: Path, before: Facts, differing: dict[str, str], force: bool) -> None:
     """Refuse to repeat a run where it cannot come out the same."""
-    numbers = {facts.get("processes") for facts in [before, *before.get("resumes", [])]}
-    if len(numbers) > 1:
-        raise record.RunError(
-            f"{folder}: this run was continued in another number of processes than it began with; "
-            "such a run cannot be reproduced bit for bit"
-        )
     if "processes" in differing:
         raise record.RunError(
-            f"{folder}: this run used {before['processes']} processes; reproduce it with: torchrun "
+            f"{folder}: the number of processes differs: {differing['processes']}; a run that had "
+            "the same number from its start to its end is reproduced with: torchrun "
             f"--nproc-per-node {before['processes']} -m {__package__} reproduce {folder}"
         )
     changed = [key for key in INPUTS if key in differing]

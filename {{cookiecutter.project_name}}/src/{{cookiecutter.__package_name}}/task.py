@@ -22,7 +22,7 @@ from .data import (
     NgramEncoder,
     split_of,
 )
-from .engine.table import Row, is_utf8, read_table
+from .engine.table import is_utf8, read_table
 from .engine.task import DataError, TaskDefaults
 from .engine.trainer import Output
 from .metrics import Accuracy, ConfusionMatrix, MacroF1
@@ -43,40 +43,35 @@ class Task(TaskDefaults):
         self.classes: list[str] = []
 
     @cached_property
-    def rows(self) -> dict[str, list[Row]]:
-        """The rows of each split, read when they are first needed."""
-        rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-        for row in read_table(self.path, ["text", "label"]):
-            rows[split_of(row.cells["text"])].append(row)
-        return rows
+    def splits(self) -> dict[str, CustomDataset]:
+        """The texts and labels of each split, read when they are first needed."""
+        table = read_table(self.path, ["text", "label"])
+        splits = {split: CustomDataset([], []) for split in SPLITS}
+        for text, label in zip(table.columns["text"], table.columns["label"], strict=True):
+            split = splits[split_of(text)]
+            split.texts.append(text)
+            split.labels.append(label)
+        return splits
 
     def learn(self) -> None:
         """Learn from the training split what prediction needs: here the names of the classes."""
-        self.classes = sorted({row.cells["label"] for row in self.rows["train"]})
+        self.classes = sorted(set(self.splits["train"].labels))
         if len(self.classes) < 2:
             raise DataError(f"{self.path}: expected at least two labels, found {self.classes}")
 
     def datasets(self) -> dict[str, Dataset[Any]]:
         """The splits: train and val, and test if there is one."""
         datasets: dict[str, Dataset[Any]] = {}
-        for split, rows in self.rows.items():
-            self.check_labels(rows)
-            if rows:
-                texts = [row.cells["text"] for row in rows]
-                labels = [row.cells["label"] for row in rows]
-                samples = CustomDataset(texts, labels)
+        for split, samples in self.splits.items():
+            unknown = sorted(set(samples.labels) - set(self.classes))
+            if unknown:
+                raise DataError(
+                    f"{self.path}: the labels {unknown} have no row in the training split; "
+                    "add more rows with them"
+                )
+            if len(samples):
                 datasets[split] = EncodedDataset(samples, self.encode, self.classes)
         return datasets
-
-    def check_labels(self, rows: list[Row]) -> None:
-        """Raise DataError for a label that the model has no class for."""
-        for row in rows:
-            label = row.cells["label"]
-            if label not in self.classes:
-                raise DataError(
-                    f"{self.path}:{row.line}: label {label!r} has no row in the training split; "
-                    "add more rows with it"
-                )
 
     def build_model(self) -> nn.Module:
         """The model, with new weights."""

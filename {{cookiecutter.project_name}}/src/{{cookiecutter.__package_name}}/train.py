@@ -192,10 +192,13 @@ class Run:
     @torch.no_grad()
     def check_predict(self) -> None:
         """Try to predict for the example of the task, and to print the answer."""
-        sample = self.task.parse(self.task.example())
-        answers = list(self.task.predict(self.model, [sample]))
-        if len(answers) != 1:
-            raise record.RunError(f"Task.predict: expected 1 answer for 1 sample, found {answers}")
+        samples = list(self.task.samples(self.task.example()))
+        answers = list(self.task.predict(self.model, samples))
+        if len(answers) != len(samples):
+            raise record.RunError(
+                f"Task.predict: expected an answer for each of {len(samples)} samples, "
+                f"found {answers}"
+            )
         json.dumps(answers)
 
     def init_from(self, folder: Path) -> None:
@@ -310,6 +313,8 @@ class Run:
         splits = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
         steps = f"{self.trainer.step} of {self.total_steps} steps"
         where = f"{self.trainer.world_size} x {self.device}, {torch.get_num_threads()} threads"
+        for line in self.task.summary():
+            self.logger.info(line)
         self.logger.info(f"{size:,} parameters; {splits}; {steps}; {where}")
 
     def report(self) -> None:

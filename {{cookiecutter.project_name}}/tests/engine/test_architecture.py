@@ -219,8 +219,8 @@ def test_measure_and_task_alone(alone: Alone, tmp_path: Path) -> None:
 def test_table_alone(alone: Alone, tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("name,age\nAnn,41\n", encoding="utf-8")
-    ((line, cells),) = alone("table").read_table(path, ["age"])
-    assert (line, cells) == (2, {"name": "Ann", "age": "41"})
+    lines, columns = alone("table").read_table(path, ["age"])
+    assert (lines, columns) == ([2], {"name": ["Ann"], "age": ["41"]})
 
 
 def test_optim_alone(alone: Alone) -> None:

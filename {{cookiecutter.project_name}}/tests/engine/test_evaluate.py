@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,22 @@ def test_an_input_that_cannot_be_taken_is_an_error_and_all_others_are_answered(
     assert first == "error: input 4: expected 16 numbers, found 2"
     assert second.startswith("error: input 42: ")
     assert last == "error: there is no answer for 2 of the inputs"
+
+
+def test_an_input_may_stand_for_any_number_of_samples(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(train())
+    expected = command("predict", run, *INPUTS[:4])[1]
+
+    def samples(task: TinyTask, text: str) -> Iterator[Any]:
+        for part in text.split("|"):
+            if part:
+                yield task.parse(part)
+
+    monkeypatch.setattr(TinyTask, "samples", samples)
+    code, out, err = command("predict", run, "|".join(INPUTS[:3]), "", INPUTS[3])
+    assert (code, out, err) == (0, expected, "")
 
 
 def test_predict_needs_no_data(

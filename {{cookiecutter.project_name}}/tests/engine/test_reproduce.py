@@ -204,7 +204,7 @@ def test_another_number_of_processes_is_refused_with_the_command_to_use(
     rewrite(run / "manifest.json", processes=2)
     _, err = reproduce(command, run, code=2)
     package = record.__name__.partition(".")[0]
-    assert f"reproduce it with: torchrun --nproc-per-node 2 -m {package} reproduce {run}" in err
+    assert f"reproduced with: torchrun --nproc-per-node 2 -m {package} reproduce {run}" in err
 
 
 def test_a_run_that_was_continued_in_another_number_of_processes_is_refused(
@@ -213,7 +213,7 @@ def test_a_run_that_was_continued_in_another_number_of_processes_is_refused(
     run = train(*BASE)
     rewrite(run / "manifest.json", resumes=[{"processes": 2}])
     _, err = reproduce(command, run, code=2)
-    assert f"error: {run}: this run was continued in another number of processes" in err
+    assert f"error: {run}: the number of processes differs: 2 -> 1; " in err
     assert list(run.parent.iterdir()) == [run]
 
 

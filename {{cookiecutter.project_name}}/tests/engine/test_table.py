@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from {{ cookiecutter.__package_name }}.engine.table import (
-    Row,
     TableError,
+    parse_table,
     read_table,
 )
 
-COLUMNS = "expected the columns name and kind, found "
+COLUMNS = "expected columns of different names, among them name and kind, found "
 CELLS = "expected a cell for each of ['name', 'kind'], found "
 
 
@@ -45,7 +45,35 @@ def test_quotes_commas_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) 
     path = tmp_path / "d.csv"
     content = '\ufeffname,kind,more\r\n"one, ""two""\nthree",A,\r\n\r\nfour, B ,x\r\n'
     path.write_bytes(content.encode())
-    assert read_table(path, ["name", "kind"]) == [
-        Row(3, {"name": 'one, "two"\nthree', "kind": "A", "more": ""}),
-        Row(5, {"name": "four", "kind": "B", "more": "x"}),
-    ]
+    lines, columns = read_table(path, ["name", "kind"])
+    assert lines == [3, 5]
+    assert columns == {
+        "name": ['one, "two"\nthree', "four"],
+        "kind": ["A", "B"],
+        "more": ["", "x"],
+    }
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_cells_are_separated_by_what_separates_the_names(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "d.csv"
+    rows = [["name", "kind"], ["a; b, c\td", "x"]]
+    path.write_text("\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in rows), "utf-8")
+    assert read_table(path, ["kind"]).columns == {"name": ["a; b, c\td"], "kind": ["x"]}
+
+
+def test_a_long_cell_is_read_and_shown_in_part_where_it_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    long = "x" * 200_000
+    path.write_text(f"name,kind\n{long},a\n", "utf-8")
+    assert read_table(path, ["name"]).columns["name"] == [long]
+    path.write_text(f"name,kind\n{long}\n", "utf-8")
+    with pytest.raises(TableError) as caught:
+        read_table(path, ["name"])
+    assert len(str(caught.value)) < 400
+
+
+def test_lines_that_are_no_file_are_named_by_their_source() -> None:
+    assert parse_table(["a,b", "1,2"], "stdin", ["a"]).columns == {"a": ["1"], "b": ["2"]}
+    with pytest.raises(TableError, match=r"^stdin:2: expected a cell for each"):
+        parse_table(["a,b", "1"], "stdin", ["a"])

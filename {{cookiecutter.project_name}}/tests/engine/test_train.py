@@ -336,6 +336,14 @@ def test_an_example_that_predict_cannot_take_is_refused(
     assert refused() == "error: expected 16 numbers, found 2\n"
 
 
+def test_what_was_found_in_the_data_is_shown_at_the_start(
+    command: Command, empty_config: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(TinyTask, "summary", lambda _: ["2 classes", "warning: few points"])
+    _, _, err = command("train", str(empty_config), "output_dir={tmp}/runs")
+    assert err.startswith("2 classes\nwarning: few points\n154 parameters; ")
+
+
 def test_predict_must_give_one_answer_for_one_sample(
     refused: Callable[..., str], monkeypatch: Patch
 ) -> None:
@@ -345,7 +353,7 @@ def test_predict_must_give_one_answer_for_one_sample(
         return [*predict(task, model, samples), *predict(task, model, samples)]
 
     monkeypatch.setattr(TinyTask, "predict", twice)
-    assert "Task.predict: expected 1 answer for 1 sample, found [{" in refused()
+    assert "Task.predict: expected an answer for each of 1 samples, found [{" in refused()
 
 
 def test_an_answer_that_json_does_not_know_shows_before_the_first_step(

@@ -12,7 +12,6 @@ of almost equal size, and each process loads its own shards only.
 
 import os
 import random
-import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -210,22 +209,11 @@ def _shard(batch: list[Any], number: int, shards: int) -> list[Any]:
 
 
 def _load_next(batches: Iterator[Any]) -> Any:
-    """Load a batch with one thread, as workers do, since the bits of a result can depend on it.
-
-    An error with an `exit_code`, which is to be reported in one line, reads the same from a worker.
-    """
+    """Load a batch with one thread, as workers do, since the bits of a result can depend on it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return next(batches)
-    except Exception as error:
-        is_for_users = hasattr(error, "exit_code")
-        kind = type(error).__name__
-        # What a worker raises has its traceback in the text, with the message after the last kind.
-        _, *messages = re.split(rf"\n\S*\b{kind}: ", str(error))
-        if is_for_users and messages:
-            raise type(error)(messages[-1].strip()) from None
-        raise
     finally:
         torch.set_num_threads(threads)
 

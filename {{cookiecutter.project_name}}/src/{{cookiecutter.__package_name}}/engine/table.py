@@ -1,15 +1,18 @@
-"""The rows of a CSV file, read strictly: what is wrong is an error with file and line. Works alone.
+"""The columns of a CSV file, read strictly: what is wrong is an error with its line. Works alone.
 
-    for row in read_table(Path("people.csv"), ["name", "age"]):
-        print(row.line, row.cells["name"])
+    table = read_table(Path("people.csv"), ["name", "age"])
+    for line, name in zip(table.lines, table.columns["name"]):
+        print(line, name)
 
-The columns that are named must be there and have no empty cells; any others are read as they are.
+Cells are separated by commas, semicolons or tabs, whichever the first line is made of.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+MAX_CELL = 2**31 - 1  # characters; the limit of csv is 131,072
 
 
 class TableError(ValueError):
@@ -18,47 +21,69 @@ class TableError(ValueError):
     exit_code = 2
 
 
-class Row(NamedTuple):
-    """A row of a CSV file."""
+class Table(NamedTuple):
+    """A CSV file, column by column."""
 
-    line: int
-    """its last line in the file"""
-    cells: dict[str, str]
-    """what is in each column, by the name of the column, without blanks around it"""
+    lines: list[int]
+    """the line of the file in which each row ends"""
+    columns: dict[str, list[str]]
+    """the cells of each column, by its name, without blanks around them"""
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of a CSV file in UTF-8 whose first line has the names of columns.
+def read_table(path: Path, required: Sequence[str]) -> Table:
+    """The columns of a CSV file in UTF-8 whose first line has their names.
 
-    Blank lines are skipped. Raises TableError if one of `columns` is missing or has an empty cell,
-    if a row has more or fewer cells than there are columns, and for what is not CSV in UTF-8.
+    Blank lines are skipped. Raises TableError if one of the `required` columns is missing or has an
+    empty cell, if a row has more or fewer cells than there are columns, and for what is not CSV in
+    UTF-8.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            return list(_rows(path, reader, columns))
+            return parse_table(file, str(path), required)
     except OSError as error:
         raise TableError(f"{path}: expected a CSV file, found: {error.strerror}") from None
+
+
+def parse_table(file: Iterable[str], source: str, required: Sequence[str]) -> Table:
+    """The columns of the CSV in some lines; errors name them by `source`. See `read_table`."""
+    csv.field_size_limit(MAX_CELL)
+    lines = iter(file)
+    header = next(lines, "")
+    delimiter = max(",;\t", key=header.count)
+    names = [name.strip() for row in csv.reader([header], delimiter=delimiter) for name in row]
+    if len(set(names)) < len(names) or not set(required) <= set(names):
+        raise TableError(
+            f"{source}:1: expected columns of different names, among them "
+            f"{' and '.join(required)}, found {names}"
+        )
+    table = Table([], {name: [] for name in names})
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        for values in filter(None, reader):  # blank lines have no values
+            line = reader.line_num + 1
+            row = _checked(f"{source}:{line}", values, names, required)
+            table.lines.append(line)
+            for name, cell in row.items():
+                table.columns[name].append(cell)
     except csv.Error as error:
-        raise TableError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
+        raise TableError(f"{source}:{reader.line_num + 1}: not valid CSV: {error}") from None
+    return table
 
 
-def _rows(path: Path, reader: Any, columns: Sequence[str]) -> Iterator[Row]:
-    names: list[str] = next(reader, [])
-    if any(names.count(name) != 1 for name in columns):
-        raise TableError(f"{path}:1: expected the columns {' and '.join(columns)}, found {names}")
-    for values in filter(None, reader):  # blank lines have no values
-        place = f"{path}:{reader.line_num}"
-        if len(values) != len(names):
-            raise TableError(f"{place}: expected a cell for each of {names}, found {values}")
-        cells = {name: value.strip() for name, value in zip(names, values, strict=True)}
-        if not all(cells[name] for name in columns):
-            raise TableError(f"{place}: expected {' and '.join(columns)}, found {values}")
-        if not is_utf8("".join(values)):
-            raise TableError(f"{place}: not UTF-8: {values}")
-        yield Row(reader.line_num, cells)
+def _checked(
+    place: str, values: list[str], names: list[str], required: Sequence[str]
+) -> dict[str, str]:
+    """The cells of a row by the names of their columns."""
+    if len(values) != len(names):
+        raise TableError(f"{place}: expected a cell for each of {names}, found {values!r:.200}")
+    row = {name: value.strip() for name, value in zip(names, values, strict=True)}
+    if not all(row[name] for name in required):
+        raise TableError(f"{place}: expected {' and '.join(required)}, found {values!r:.200}")
+    if not is_utf8("".join(values)):
+        raise TableError(f"{place}: not UTF-8: {values!r:.200}")
+    return row
 
 
 def is_utf8(text: str) -> bool:
     """Whether a text that was decoded with "surrogateescape" was valid UTF-8."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)

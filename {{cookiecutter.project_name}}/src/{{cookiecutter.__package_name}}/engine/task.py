@@ -6,11 +6,12 @@ A task has the methods of `TaskDefaults`, and these:
     build_model(self) -> nn.Module           the model, with new weights
     forward(self, model, batch) -> Output    losses, predictions and target of a batch
     example(self) -> str                     an input that `predict` can take
-    parse(self, text) -> Any                 turns an input of `predict` into a sample
+    parse(self, text) -> Any                 turns an input of `predict` into a sample; an error is
+                                             a ValueError, and there is no answer for that input
     predict(self, model, samples)            yields an answer, a dict, for each sample, in order
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ class TaskDefaults:
     """options whose default is not that of the machine, as `section.key=value`"""
     learnt: tuple[str, ...] = ()
     """names of the attributes that `learn` sets: plain data or tensors, saved in each checkpoint"""
-    collate: Callable[[list[Any]], Any] | None = None
-    """makes a batch of a list of samples; None: torch's `default_collate`"""
-    units: Callable[[Any], int] | None = None
-    """how many units, such as tokens, the loss of a batch counts; None: one for each sample"""
+    collate: Any = None
+    """a method that makes a batch of a list of samples; None: torch's `default_collate`"""
+    units: Any = None
+    """a method that says how many units, such as tokens, the loss of a batch counts; None: one for
+    each sample"""
     trainer: Any = None
     """a subclass of Trainer, which overrides `update`, say; None: Trainer itself"""
 
@@ -59,6 +61,18 @@ class TaskDefaults:
         The record of a run holds a fingerprint of them.
         """
         return [self.path] if self.path != self.root else []
+
+    def summary(self) -> Iterable[str]:
+        """Lines that are shown when a run starts: what was found in the data."""
+        return []
+
+    def samples(self, text: str) -> Iterable[Any]:
+        """The samples that an input of `predict` stands for; for a folder, say, there are many."""
+        return [self.parse(text)]
+
+    def parse(self, text: str) -> Any:
+        """Turn an input of `predict` into a sample."""
+        raise NotImplementedError
 
     def metrics(self) -> dict[str, Any]:
         """The metrics by name; scalars are logged, all are reported by `evaluate`."""
