@@ -9,11 +9,13 @@ import unicodedata
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 GOOD = {
     "project_name": "film-reviews",
+    "task": "text",
     "description": "Tells good film reviews from bad ones",
     "author": "Ada Lovelace",
     "author_email": "ada@example.org",
     "license": "MIT",
 }
+TASKS = ("text", "image", "tabular")
 LICENSES = ("MIT", "BSD-3-Clause", "Apache-2.0", "none")
 
 # What `pip install` of a generated project brings, by the names it is installed and imported by;
@@ -66,6 +68,8 @@ def error_in(field: str, value: str) -> str | None:
         return "one line, without control characters"
     if field == "project_name":
         return name_error(value)
+    if field == "task":
+        return None if value in TASKS else "one of " + ", ".join(TASKS)
     if field == "license":
         return None if value in LICENSES else "one of " + ", ".join(LICENSES)
     if field == "author_email":

@@ -1,6 +1,6 @@
-"""Write data/words.csv of the template: words of the VADER lexicon, Positive or Negative.
+"""Write data/words.csv of a text project: words of the VADER lexicon, Positive or Negative.
 
-    .venv/bin/python scripts/words.py > "{{cookiecutter.project_name}}/data/words.csv"
+    .venv/bin/python scripts/words.py > words.csv
 
 The lexicon comes with the package vaderSentiment (MIT; Hutto and Gilbert 2014). Kept are its single
 alphabetic words, in lower case, once each; the label is the sign of the mean rating.

@@ -30,6 +30,14 @@ HOSTILE = {
 }
 
 
+TASKS: tuple[str, ...] = tuple(QUESTIONS["task"])
+
+
+def of_task(task: str, name: str) -> str:
+    """How the template names a file that only the projects of one task have."""
+    return f"{{% if cookiecutter.task == '{task}' %}}{name}{{% endif %}}"
+
+
 @dataclass(frozen=True)
 class Cookiecutter:
     """Its command line, with a home of its own so that no settings or old answers leak in."""
@@ -88,12 +96,26 @@ def cookiecutter(tmp_path: Path) -> Cookiecutter:
 
 
 @pytest.fixture(scope="session")
-def default_bake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of the default answers, for tests that change nothing in it."""
-    return Cookiecutter(tmp_path_factory.mktemp("default")).bake()
+def bakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A project of each task, for tests that change nothing in it."""
+    folders = {task: tmp_path_factory.mktemp(task) for task in TASKS}
+    return {task: Cookiecutter(folders[task]).bake({"task": task}) for task in TASKS}
 
 
 @pytest.fixture(scope="session")
-def hostile_bake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of answers with all that is special somewhere, and with the longest name."""
-    return Cookiecutter(tmp_path_factory.mktemp("hostile")).bake(HOSTILE)
+def default_bake(bakes: dict[str, Path]) -> Path:
+    """A project of the default answers, for tests that change nothing in it."""
+    return bakes["text"]
+
+
+@pytest.fixture(scope="session")
+def hostile_bakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For each task a project of answers with all that is special, and with the longest name."""
+    folders = {task: tmp_path_factory.mktemp(f"hostile-{task}") for task in TASKS}
+    return {task: Cookiecutter(folders[task]).bake({**HOSTILE, "task": task}) for task in TASKS}
+
+
+@pytest.fixture(scope="session")
+def hostile_bake(hostile_bakes: dict[str, Path]) -> Path:
+    """That of the default task."""
+    return hostile_bakes["text"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import DEFAULTS, HOSTILE, PROJECT, QUESTIONS, TEMPLATE, Cookiecutter, tree
+from conftest import DEFAULTS, HOSTILE, PROJECT, QUESTIONS, TASKS, TEMPLATE, Cookiecutter, tree
 from markdown_it import MarkdownIt
 
 ANSWERS = [  # each must come out as it went in
@@ -36,6 +36,7 @@ ANSWERS = [  # each must come out as it went in
     "}} %} #}",
 ]
 BY_CHOICE = {"LICENSE", "README.md", "pyproject.toml"}  # all that may depend on a choice
+DATA = {"text": "words.csv", "image": "digits.zip", "tabular": "penguins.csv"}
 TITLES = {
     "MIT": "MIT License",
     "BSD-3-Clause": "BSD 3-Clause License",
@@ -47,7 +48,7 @@ COMBINATIONS = [
 ]
 FILES = """
     README.md LICENSE pyproject.toml .gitignore .github/workflows/ci.yml
-    configs/default.yaml data/README.md data/words.csv
+    configs/default.yaml data/README.md
 """
 MODULES = """
     __init__ __main__ data evaluate metrics model reproduce resume task train
@@ -83,10 +84,38 @@ def test_the_questions_are_few_and_each_says_what_it_wants() -> None:
         assert QUESTIONS["__prompts__"][field].keys() == {"__prompt__", *choices}
 
 
-def test_a_project_has_exactly_these_files(default_bake: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_a_project_has_exactly_these_files(task: str, bakes: dict[str, Path]) -> None:
     modules = [f"src/my_pytorch_project/{name}.py" for name in MODULES.split()]
     tests = [f"tests/{name}.py" for name in TESTS.split()]
-    assert tree(default_bake).keys() == {*FILES.split(), *modules, *tests}
+    files = {*FILES.split(), f"data/{DATA[task]}"}
+    assert tree(bakes[task]).keys() == {*files, *modules, *tests}
+
+
+def test_the_machine_and_its_tests_are_the_same_for_every_task(bakes: dict[str, Path]) -> None:
+    yours = {"README.md", "pyproject.toml", "configs/default.yaml", "data/README.md"}
+    for name in ("task", "data", "model", "metrics"):
+        yours |= {f"src/my_pytorch_project/{name}.py", f"tests/test_{name}.py"}
+    same = [
+        {path: content for path, content in tree(bakes[task]).items() if path not in yours}
+        for task in TASKS
+    ]
+    for task, files in zip(TASKS, same, strict=True):
+        del files[f"data/{DATA[task]}"]
+    assert len(same[0]) > 35
+    assert all(files == same[0] for files in same)
+
+
+def test_a_project_has_no_trace_of_the_other_tasks(bakes: dict[str, Path]) -> None:
+    traces = {
+        "text": r"words\.csv|VADER|EmbeddingBag",
+        "image": r"digits\.zip|[Pp]illow|\bPIL\b|Conv2d",
+        "tabular": r"penguins|lstsq|standardi[sz]ed",
+    }
+    for task, other in itertools.permutations(TASKS, 2):
+        for path, content in tree(bakes[task]).items():
+            if not path.endswith(".zip"):
+                assert not re.search(traces[other], content.decode("utf-8")), (task, path)
 
 
 def test_the_same_answers_give_the_same_bytes(cookiecutter: Cookiecutter) -> None:
@@ -94,8 +123,12 @@ def test_the_same_answers_give_the_same_bytes(cookiecutter: Cookiecutter) -> Non
     assert tree(cookiecutter.bake(HOSTILE)) == tree(again.bake(HOSTILE))
 
 
-def test_nothing_of_jinja_is_left(default_bake: Path) -> None:
-    for path, content in tree(default_bake).items():
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_of_jinja_is_left(task: str, bakes: dict[str, Path]) -> None:
+    for path, content in tree(bakes[task]).items():
+        assert not re.search(r"[{}%]", path)
+        if path.endswith(".zip"):
+            continue
         text = content.decode("utf-8")
         if path == ".github/workflows/ci.yml":
             text = re.sub(r"\$\{\{ [a-z.]+ \}\}", "", text)  # GitHub's own
@@ -114,10 +147,10 @@ def test_the_workflow_keeps_the_expressions_of_github(default_bake: Path) -> Non
 
 @pytest.mark.parametrize("chosen", COMBINATIONS, ids=lambda chosen: "-".join(chosen.values()))
 def test_every_choice_gives_a_whole_project(
-    chosen: dict[str, str], cookiecutter: Cookiecutter, default_bake: Path
+    chosen: dict[str, str], cookiecutter: Cookiecutter, bakes: dict[str, Path]
 ) -> None:
     project = cookiecutter.bake({**chosen, "author": HOSTILE["author"]})
-    files, default = tree(project), tree(default_bake)
+    files, default = tree(project), tree(bakes[chosen["task"]])
     assert files.keys() | {"LICENSE"} == default.keys()
     for path in default.keys() - BY_CHOICE:
         assert files[path] == default[path], path
@@ -179,7 +212,7 @@ def test_answers_change_nothing_else_than_names(default_bake: Path, hostile_bake
 
 def test_typed_answers_are_no_jinja(cookiecutter: Cookiecutter) -> None:
     jinja = "{{ 7 * 7 }} {% x %} {# y #}"
-    done = cookiecutter.run(TEMPLATE, typed=f"typed\n{jinja}\n{jinja}\n\n4\n")
+    done = cookiecutter.run(TEMPLATE, typed=f"typed\n\n{jinja}\n{jinja}\n\n4\n")
     assert done.returncode == 0, done.stderr
     about = pyproject(cookiecutter.out / "typed")["project"]
     assert about["description"] == jinja

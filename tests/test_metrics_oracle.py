@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SOURCE
 from sklearn.metrics import (  # type: ignore[import-untyped]
     accuracy_score,
     confusion_matrix,
@@ -21,9 +20,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 CLASSES = 4
 
 
-def load_alone(name: str, folder: Path) -> Any:
-    """A module of the package, copied into an empty folder and imported from there."""
-    path = Path(shutil.copy(SOURCE / f"{name}.py", folder))
+def load_alone(project: Path, name: str, folder: Path) -> Any:
+    """A module of a project, copied into an empty folder and imported from there."""
+    source = project / "src" / "my_pytorch_project" / f"{name}.py"
+    path = Path(shutil.copy(source, folder))
     spec = importlib.util.spec_from_file_location(f"alone_{path.stem}", path)
     assert spec and spec.loader
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -32,18 +32,18 @@ def load_alone(name: str, folder: Path) -> Any:
 
 
 @pytest.fixture
-def metrics(tmp_path: Path) -> Any:
-    return load_alone("metrics", tmp_path)
+def metrics(default_bake: Path, tmp_path: Path) -> Any:
+    return load_alone(default_bake, "metrics", tmp_path)
 
 
 @pytest.fixture
-def trainer(tmp_path: Path) -> Any:
-    return load_alone("engine/trainer", tmp_path)
+def trainer(default_bake: Path, tmp_path: Path) -> Any:
+    return load_alone(default_bake, "engine/trainer", tmp_path)
 
 
 @pytest.fixture
-def measure(tmp_path: Path) -> Any:
-    return load_alone("engine/measure", tmp_path)
+def measure(default_bake: Path, tmp_path: Path) -> Any:
+    return load_alone(default_bake, "engine/measure", tmp_path)
 
 
 def draw(samples: int, present: int, seed: int) -> tuple[Tensor, Tensor]:

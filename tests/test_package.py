@@ -14,21 +14,30 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import HOSTILE, PROJECT, SOURCE, TEMPLATE
+from conftest import HOSTILE, PROJECT, SOURCE, TASKS, TEMPLATE
 
-FILES = sorted(SOURCE.rglob("*.py"))
 COUNTED = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@pytest.fixture(scope="module", params=TASKS)
+def task(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def project(hostile_bake: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the hostile project, for tools that leave their caches in it."""
-    return shutil.copytree(hostile_bake, tmp_path_factory.mktemp("tools") / hostile_bake.name)
+def project(
+    task: str, hostile_bakes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A copy of a hostile project, for tools that leave their caches in it."""
+    return shutil.copytree(hostile_bakes[task], tmp_path_factory.mktemp("tools") / "project")
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(SOURCE).as_posix()
+@pytest.fixture
+def sources(task: str, bakes: dict[str, Path]) -> dict[str, Path]:
+    """The modules of a project, by their paths in the package."""
+    package = bakes[task] / "src" / "my_pytorch_project"
+    return {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
 
 
 def tokens_of_lines(path: Path) -> list[int]:
@@ -63,35 +72,49 @@ def check(*command: str, folder: Path, **variables: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_lines_are_there_to_be_read() -> None:
-    lines = {name_of(path): tokens_of_lines(path) for path in FILES}
-    counts = [count for counts in lines.values() for count in counts]
+def test_lines_are_there_to_be_read(sources: dict[str, Path]) -> None:
+    counts = [count for path in sources.values() for count in tokens_of_lines(path)]
     assert statistics.mean(counts) <= 10.5
     assert sum(count >= 20 for count in counts) <= 0.08 * len(counts)
 
 
-def test_there_is_little_to_read() -> None:
-    counts = {name_of(path): sum(tokens_of_lines(path)) for path in FILES}
+def test_there_is_little_to_read(sources: dict[str, Path]) -> None:
+    counts = {name: sum(tokens_of_lines(path)) for name, path in sources.items()}
     first = ["task.py", "data.py", "model.py", "metrics.py", "engine/trainer.py"]
     assert sum(counts[name] for name in first) <= 6000
     assert sum(counts.values()) <= 20_000
 
 
-def test_functions_are_short() -> None:
-    for path in FILES:
+def test_functions_are_short(sources: dict[str, Path]) -> None:
+    for name, path in sources.items():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, FUNCTIONS):
                 lines = (node.end_lineno or 0) - node.lineno + 1
-                assert lines <= 40, f"{name_of(path)}: {node.name}"
+                assert lines <= 40, f"{name}: {node.name}"
 
 
-def test_source_has_no_jinja_and_tests_only_in_imports(default_bake: Path) -> None:
-    for path in FILES:
-        baked = default_bake / "src" / "my_pytorch_project" / name_of(path)
-        assert not re.search(r"\{[{%#]", path.read_text("utf-8")), path.name
-        assert baked.read_bytes() == path.read_bytes(), path.name
+def test_yours_import_no_sibling_but_task(sources: dict[str, Path]) -> None:
+    for name in ("data.py", "model.py", "metrics.py"):
+        tree = ast.parse(sources[name].read_text("utf-8"))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert all(node.level == 0 for node in imports), name
+    tree = ast.parse(sources["task.py"].read_text("utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    own = {node.module for node in imports if not str(node.module).startswith("engine")}
+    assert own <= {"data", "model", "metrics"}
+
+
+def test_source_has_no_jinja_and_tests_only_in_imports(bakes: dict[str, Path]) -> None:
+    for path in SOURCE.rglob("*.py*"):
+        text = path.read_text("utf-8")
+        assert not re.search(r"\{[{%#]", text), path.name
+        assert any(
+            baked.read_text("utf-8") == text
+            for project in bakes.values()
+            for baked in (project / "src").rglob("*.py")
+        ), path.name
     name = r"\{\{ ?cookiecutter\.__package_name ?\}\}"
-    for path in (PROJECT / "tests").rglob("*.py"):
+    for path in (PROJECT / "tests").rglob("*.py*"):
         text = path.read_text("utf-8")
         without = re.sub(rf"^( *)(from|import) {name}(?=[. ])", r"\1\2 package", text, flags=re.M)
         assert not re.search(r"\{[{%#]", without), path.name
@@ -107,8 +130,11 @@ def test_a_generated_project_is_clean(tool: str, project: Path) -> None:
     check("-m", *tool.split(), folder=project)
 
 
-def test_the_tests_of_a_generated_project_pass(project: Path) -> None:
-    printed = check("-m", "pytest", "-q", "-p", "no:cacheprovider", folder=project)
+def test_the_tests_of_a_generated_project_pass(task: str, project: Path) -> None:
+    tests = ["tests"]
+    if task != "text":  # the tests of the machine are the same: once is enough
+        tests = [str(path) for path in (project / "tests").glob("test_*.py")]
+    printed = check("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, folder=project)
     assert re.search(r"^\d+ passed", printed, re.MULTILINE), printed
 
 

@@ -1,4 +1,7 @@
-"""Other tasks put into a project: the files that are yours change, and nothing else has to."""
+"""Other tasks: those that the template has, and those that are put into a project.
+
+Where one is put in, the files that are yours change, and nothing else has to.
+"""
 
 import json
 import os
@@ -15,12 +18,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tree
+from conftest import TASKS, tree
 
 PACKAGE = "my_pytorch_project"
 SWAPS = Path(__file__).with_name("swaps")
 NAMES = sorted(path.name for path in SWAPS.iterdir() if path.is_dir())
 QUICK = ("trainer.save_every=1", "trainer.log_every=1", "device=cpu")
+SMALL = {"image": ("loader.limit=150", "trainer.epochs=2"), "tabular": ("trainer.epochs=4",)}
 WHOLE_ENGINE = "gan"  # the task that changes most: it replaces the step
 
 
@@ -66,14 +70,27 @@ def put(name: str, project: Path) -> set[str]:
     return changed
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def swapped(
-    request: pytest.FixtureRequest, default_bake: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A project with another task in it."""
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module", params=[*TASKS[1:], *NAMES])
+def name(request: pytest.FixtureRequest) -> str:
+    """A task: the default one is tested elsewhere, in all these ways and more."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def quick(name: str) -> tuple[str, ...]:
+    """Options of a short run that logs and saves at every step."""
+    return (*QUICK, *SMALL.get(name, ()))
+
+
+@pytest.fixture(scope="module")
+def swapped(name: str, bakes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with this task in it."""
+    folder = tmp_path_factory.mktemp(name)
+    if name in TASKS:
+        return Path(shutil.copytree(bakes[name], folder / "project"))
+    default_bake = bakes["text"]
     project = Path(shutil.copytree(default_bake, folder / "project"))
-    changed = put(request.param, project)
+    changed = put(name, project)
     before = tree(default_bake)
     after = tree(project)
     others = {path for path in before if before[path] != after.get(path)} - changed
@@ -81,10 +98,10 @@ def swapped(
     return project
 
 
-def train_and_kill(project: Path, steps: int, *words: str) -> Path:
+def train_and_kill(project: Path, steps: int, words: tuple[str, ...]) -> Path:
     """Start a run, and kill it once it has logged that many steps; get its folder."""
     output = project / "killed"
-    command = [sys.executable, "-m", PACKAGE, "train", *QUICK, f"output_dir={output}", *words]
+    command = [sys.executable, "-m", PACKAGE, "train", f"output_dir={output}", *words]
     with subprocess.Popen(command, cwd=project, env=environment(project)) as process:
         while process.poll() is None:
             lines = [line for log in output.glob("*/metrics.jsonl") for line in log.open()]
@@ -124,14 +141,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(swapped: Path) -> Path:
+def whole(swapped: Path, quick: tuple[str, ...]) -> Path:
     """A run that nothing has interrupted."""
-    return swapped / run(swapped, "train", *QUICK, "output_dir=whole").stdout.strip()
+    return swapped / run(swapped, "train", *quick, "output_dir=whole").stdout.strip()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_is_short(name: str) -> None:
-    lines = [line for file in SWAPS.joinpath(name).iterdir() for line in file.open("rb")]
+@pytest.mark.parametrize("swap", NAMES)
+def test_a_swap_is_short(swap: str) -> None:
+    lines = [line for file in SWAPS.joinpath(swap).iterdir() for line in file.open("rb")]
     assert len(lines) <= 120
 
 
@@ -140,10 +157,12 @@ def test_its_code_is_clean(swapped: Path, tool: str) -> None:
     run(swapped, module=tuple(tool.split()))
 
 
-def test_it_evaluates_predicts_and_is_reproduced(swapped: Path, whole: Path) -> None:
+def test_it_evaluates_predicts_and_is_reproduced(
+    swapped: Path, whole: Path, quick: tuple[str, ...]
+) -> None:
     metrics = json.loads(run(swapped, "evaluate", str(whole)).stdout)
     assert metrics["split"] == "test"
-    finished = run(swapped, "train", *QUICK, "trainer.max_steps=1", "output_dir=other")
+    finished = run(swapped, "train", *quick, "trainer.max_steps=1", "output_dir=other")
     (hint,) = [line for line in finished.stderr.splitlines() if line.startswith("predict ")]
     *_, example = shlex.split(hint)
     assert isinstance(json.loads(run(swapped, "predict", str(whole), example).stdout), dict)
@@ -154,17 +173,17 @@ def test_it_evaluates_predicts_and_is_reproduced(swapped: Path, whole: Path) -> 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_is_killed_and_ends_like_a_run_that_was_not(
-    swapped: Path, whole: Path, workers: int
+    swapped: Path, whole: Path, quick: tuple[str, ...], workers: int
 ) -> None:
     shutil.rmtree(swapped / "killed", ignore_errors=True)
-    part = train_and_kill(swapped, 3, f"loader.num_workers={workers}")
+    part = train_and_kill(swapped, 3, (*quick, f"loader.num_workers={workers}"))
     run(swapped, "train", "--resume", str(part))
     assert_same_run(whole, part)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun there has no gloo")
-def test_two_processes_give_the_result_of_one(swapped: Path) -> None:
-    options = (*QUICK, "trainer.max_steps=6", "trainer.epochs=1")
+def test_two_processes_give_the_result_of_one(swapped: Path, quick: tuple[str, ...]) -> None:
+    options = (*quick, "trainer.max_steps=6", "trainer.epochs=1")
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", PACKAGE)
     one = run(swapped, "train", *options, "trainer.accumulate=2", "output_dir=one")
     two = run(swapped, "train", *options, "output_dir=two", module=torchrun)
@@ -182,10 +201,10 @@ def test_two_processes_give_the_result_of_one(swapped: Path) -> None:
     assert losses[:compared] == pytest.approx(other_losses[:compared], abs=1e-3)
 
 
-def test_the_tests_of_the_engine_pass(swapped: Path) -> None:
+def test_the_tests_of_the_engine_pass(name: str, swapped: Path) -> None:
     """All of them with one task; with the others those that read the project's files."""
     tests = ["tests/engine/test_architecture.py", "tests/engine/test_main.py"]
-    if WHOLE_ENGINE in str(swapped):
+    if name == WHOLE_ENGINE:
         tests = ["tests/engine"]
     printed = run(swapped, "-q", "-p", "no:cacheprovider", *tests, module=("pytest",)).stdout
     assert re.search(r"^\d+ passed", printed, re.MULTILINE), printed

@@ -6,9 +6,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from conftest import PROJECT, TEMPLATE
+from conftest import PROJECT, TEMPLATE, of_task
 
-WORDS = PROJECT / "data" / "words.csv"
+WORDS = PROJECT / "data" / of_task("text", "words.csv")
 NOTES = {
     "happy": "Positive",
     "amazing": "Positive",
