@@ -30,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # rank 0 prints
     try:
         options = parse(arguments)
-        code: int = options.run_command(options)
-        return code
+        if "run" in options:
+            check_run(options.run)
+        return int(options.run_command(options) or 0)
     except KeyboardInterrupt:  # before there was anything to save, or for the second time
         return 130
     except BrokenPipeError:  # what reads the results, such as `head`, has had enough
@@ -83,7 +84,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run_train(options: argparse.Namespace) -> int:
+def run_train(options: argparse.Namespace) -> None:
     """Train a new run, or continue one, and print its folder."""
     words = options.words
     config = DEFAULT
@@ -103,25 +104,21 @@ def run_train(options: argparse.Namespace) -> int:
         from .resume import resume
 
         print(resume(options.resume, words, ROOT))
-        return 0
+        return
     from .train import train
 
     print(train(config, words, ROOT, options.init_from))
-    return 0
 
 
-def run_evaluate(options: argparse.Namespace) -> int:
+def run_evaluate(options: argparse.Namespace) -> None:
     """Print the metrics of a run."""
-    check_run(options.run)
     from .evaluate import evaluate
 
     print_json(evaluate(options.run, options.split, options.checkpoint, ROOT))
-    return 0
 
 
-def run_predict(options: argparse.Namespace) -> int:
+def run_predict(options: argparse.Namespace) -> None:
     """Print an answer for each input; the exit code is 2 if there was none for one of them."""
-    check_run(options.run)
     from .evaluate import predict
 
     inputs: Iterable[str] = options.inputs
@@ -133,12 +130,10 @@ def run_predict(options: argparse.Namespace) -> int:
         inputs = (line.rstrip("\r\n") for line in sys.stdin)
     for answer in predict(options.run, inputs):
         print_json(answer)
-    return 0
 
 
 def run_reproduce(options: argparse.Namespace) -> int:
     """Run a run again and print the verdict."""
-    check_run(options.run)
     from .reproduce import reproduce
 
     verdict = reproduce(options.run, ROOT, options.force)
@@ -146,13 +141,12 @@ def run_reproduce(options: argparse.Namespace) -> int:
     return 3 if verdict.get("identical") is False else 0
 
 
-def run_config(options: argparse.Namespace) -> int:
+def run_config(options: argparse.Namespace) -> None:
     """Print the default config, with the type and the help of each option."""
     from .engine.config import dump
     from .train import load_config
 
     print(dump(load_config(None), comments=True), end="")
-    return 0
 
 
 def check_run(folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "a disk that is not mounted")
-    expected = r"output_dir: cannot make .*: (Not a directory|a file, or a link to a folder that)"
+    expected = r"output_dir: cannot make .*: (Not a directory|File exists); is a file in the way?"
     with pytest.raises(record.RunError, match=expected):
         record.create_run(tmp_path / obstacle, "x")
 

@@ -396,8 +396,8 @@ def test_a_batch_that_does_not_fit_is_shown_by_its_shapes_before_the_first_step(
     monkeypatch.setattr(TinyTask, "forward", too_narrow)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
         command("train", str(empty_config), "output_dir={tmp}/runs")
-    shapes = "[((16, 16), torch.float32), ((16,), torch.int64)]"
-    assert caught.value.__notes__ == [f"The tensors of the batch: {shapes}"]
+    shapes = "[(16, 16), (16,)]"
+    assert caught.value.__notes__ == [f"The shapes of the tensors of the batch: {shapes}"]
     assert not (tmp_path / "runs").exists()
 
 

@@ -76,10 +76,9 @@ def create_run(output_dir: Path, name: str) -> Path:
             number += 1
             folder = output_dir / f"{stem}-{number}"
     except OSError as error:
-        reason = error.strerror
-        if isinstance(error, FileExistsError):
-            reason = "a file, or a link to a folder that does not exist, is in the way"
-        raise RunError(f"output_dir: cannot make {folder}: {reason}") from None
+        raise RunError(
+            f"output_dir: cannot make {folder}: {error.strerror}; is a file in the way?"
+        ) from None
 
 
 def collect_environment(root: Path, package: Path, data: list[Path], device: torch.device) -> Facts:

@@ -295,8 +295,8 @@ class Trainer:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
                 output = self.forward(self.model, batch)
         except Exception as error:
-            shapes = [(tuple(tensor.shape), tensor.dtype) for tensor in tensors_of(batch)]
-            error.add_note(f"The tensors of the batch: {shapes}")
+            shapes = [tuple(tensor.shape) for tensor in tensors_of(batch)]
+            error.add_note(f"The shapes of the tensors of the batch: {shapes}")
             raise
         _check_shapes(output, max(1, micro_batch.size), has_units=self.units is not None)
         return output
