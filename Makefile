@@ -5,6 +5,12 @@ BIN = .venv/bin
 NAME = my-pytorch-project
 PACKAGE = my_pytorch_project
 
+# `make demo TASK=image`; what is predicted then
+TASK ?= text
+PREDICT_text = sparkly gloomily griefstricken
+PREDICT_image = data/digits.zip/3/0003.png data/digits.zip/7/0007.png
+PREDICT_tabular = data/penguins.csv
+
 .PHONY: demo test torture bench
 
 .venv/ready: requirements.txt
@@ -14,11 +20,12 @@ PACKAGE = my_pytorch_project
 	@touch $@
 
 demo: .venv/ready
-	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
+	rm -rf demo/$(NAME)/src demo/$(NAME)/tests
+	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo task=$(TASK)
 	cd demo/$(NAME) && . ../../.venv/bin/activate && export PYTHONPATH=src && \
 	run=$$(python -m $(PACKAGE) train) && \
 	python -m $(PACKAGE) evaluate $$run && \
-	python -m $(PACKAGE) predict $$run sparkly gloomily griefstricken
+	python -m $(PACKAGE) predict $$run $(PREDICT_$(TASK))
 	@echo; echo "See it in TensorBoard:"; echo "    $(BIN)/tensorboard --logdir demo/$(NAME)/runs"
 
 test: .venv/ready
