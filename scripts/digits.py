@@ -3,8 +3,7 @@
     .venv/bin/python scripts/digits.py > digits.zip
 
 The images are those of sklearn.datasets.load_digits, in its order: 3/0012.png is number 12 of
-1,797. Its values from 0 to 16 are stored as grey values from 0 to 240, that is, times 15, so nothing
-is lost.
+1,797. Its values from 0 to 16 are stored times 15, as grey values, so nothing is lost.
 """
 
 import io
