@@ -109,7 +109,7 @@ def test_a_notebook_predicts_in_three_lines(project: Path) -> None:
     folder = run(project, "train", "trainer.epochs=1").stdout.strip()
     blocks = section(project, "From nothing to a trained model")
     (code,) = [code for language, code in blocks if language == "python"]
-    code = code.replace("runs/RUN", folder).replace("list(", "print(*", 1)
+    code = code.replace("runs/RUN", folder).replace("list(task.predict", "print(*task.predict")
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=project,
@@ -118,7 +118,7 @@ def test_a_notebook_predicts_in_three_lines(project: Path) -> None:
         encoding="utf-8",
     )
     assert result.returncode == 0, result.stderr
-    assert "'input': 'happy'" in result.stdout
+    assert "'input': 'delightful'" in result.stdout
 
 
 def test_an_option_is_added_and_written_by_one_command(project: Path) -> None:
