@@ -180,32 +180,44 @@ def words(encoded: bool) -> None:
     config = project("train").Config()
     task = project("task").Task(config.data, config.model, Path(sys.argv[2]))
     task.learn()
-    splits: dict[str, Any] = {}
-    for name in data.SPLITS:
-        rows = [row for row in task.rows if data.split_of(row.text) == name]
-        texts = [row.text for row in rows]
-        splits[name] = data.CustomDataset(texts, [row.label for row in rows])
+    splits: dict[str, Any] = task.splits
+    model = OfBags(task.build_model())
 
-    def collate(samples: Any) -> tuple[Tensor, Tensor]:
+    def encode(samples: list[Any]) -> Any:
         targets = [task.classes.index(sample["Class"]) for sample in samples]
-        return torch.stack([task.encode(sample["Text"]) for sample in samples]), torch.tensor(
-            targets
-        )
+        bags = data.encode([sample["Text"] for sample in samples], config.data)
+        return bags, torch.tensor(targets)
 
-    options: Any = {"batch_size": BATCH, "collate_fn": collate}
+    def collate(samples: list[Any]) -> Any:
+        bags, targets = zip(*samples, strict=True)
+        sizes = torch.tensor([0, *map(len, bags)])
+        return (torch.cat(bags), sizes.cumsum(0)), torch.stack(targets)
+
+    options: Any = {"batch_size": BATCH, "collate_fn": encode}
     if encoded:  # beforehand
-        options = {"batch_size": BATCH}
+        options = {"batch_size": BATCH, "collate_fn": collate}
         for name, split in splits.items():
-            splits[name] = TensorDataset(*collate([split[i] for i in range(len(split))]))
+            dataset = data.EncodedDataset(split, config.data, task.classes)
+            splits[name] = [dataset[i] for i in range(len(dataset))]
     loader = DataLoader(splits["train"], shuffle=True, **options)
     val = DataLoader(splits["val"], **options)
-    model = task.build_model()
     optimizer = adamw(model, fused=None)
     scheduler = cosine(optimizer)
     while True:
         gate()
         train(model, loader, optimizer, scheduler, 0.0)
         evaluate(model, val)
+
+
+class OfBags(nn.Module):
+    """A model that gets the numbers and offsets of bags in one argument."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, bags: tuple[Tensor, Tensor]) -> Any:
+        return self.model(*bags)
 
 
 class Images(Dataset[tuple[Tensor, int]]):

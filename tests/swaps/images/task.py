@@ -17,7 +17,7 @@ from .metrics import Accuracy
 class Task(TaskDefaults):
     """Classify pictures."""
 
-    defaults = ("trainer.monitor=accuracy", "loader.drop_last=true")  # for batch norm
+    defaults = ("model.hidden=64", "loader.drop_last=true")  # the last for batch norm
     learnt = ("classes",)
 
     def files(self, split: str) -> list[Path]:
