@@ -3,8 +3,8 @@
 #     python benchmarks/bench.py PROJECT [WORD]   # with a WORD those of that title anew, on the
 #                                                 # same machine; the others stay as they are
 #
-# The sides of a comparison take turns, round by round, on one thread each. What is told is the
-# median of the ratios of the rounds, with the lowest and the highest of them.
+# The sides of a comparison take turns, round by round, on one thread each. The result is
+# the median of the ratios of the rounds, with the lowest and the highest of them.
 
 import os
 import platform
@@ -248,7 +248,10 @@ class Bench:
         """Of a run, for each 10,000 steps after the first 1,000."""
         with ExitStack() as stack:
             go = self.start("ours, memory", stack)
-            sizes = [self.memory, *(go() and self.memory for _ in range(5))]
+            sizes = [self.memory]
+            for _ in range(5):
+                go()
+                sizes.append(self.memory)
         growth = (sizes[-1] - sizes[0]) / 5e6
         missed = ", missed" if growth > 1 else ""
         return f"| {MEMORY} | | | **{growth:.2f}** MB | 1 MB{missed} |"

@@ -28,7 +28,7 @@ FOREVER = 1_000_000  # steps of the schedule, and epochs: none of it comes to an
 
 
 class Gate:
-    """Called where a round ends and the next one begins: tells of the last, waits for a line."""
+    """Ends a round: prints its seconds and the memory, and waits for a line that starts the next."""
 
     start = time.perf_counter()
 

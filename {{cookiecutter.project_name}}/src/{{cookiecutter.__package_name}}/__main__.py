@@ -30,19 +30,18 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # rank 0 prints
     try:
         options = parse(arguments)
-        if "run" in options:
-            check_run(options.run)
+        for name in ("run", "resume", "init_from"):
+            check_run(getattr(options, name, None))
         return int(options.run_command(options) or 0)
     except KeyboardInterrupt:  # before there was anything to save, or for the second time
         return 130
-    except BrokenPipeError:  # what reads the results, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of the results, such as `head`, is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise  # a mistake in the project's own code: its traceback is wanted
-        is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-        if is_first_here:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             # An error of a worker has a traceback in its text, with the message after its type.
             message = str(error).rpartition(f"{type(error).__name__}: ")[2]
             print(f"error: {message.strip()}", file=sys.stderr)
@@ -88,7 +87,7 @@ def run_train(options: argparse.Namespace) -> None:
     """Train a new run, or continue one, and print its folder."""
     words = options.words
     config = DEFAULT
-    has_config = len(words) > 0 and "=" not in words[0]
+    has_config = bool(words) and "=" not in words[0]
     if has_config:
         config = Path(words[0])
         words = words[1:]
@@ -97,9 +96,6 @@ def run_train(options: argparse.Namespace) -> None:
             "--resume continues a run with its own config; "
             "use --init-from to start a new run from its weights"
         )
-    for folder in (options.resume, options.init_from):
-        if folder:
-            check_run(folder)
     if options.resume:
         from .resume import resume
 
@@ -149,9 +145,9 @@ def run_config(options: argparse.Namespace) -> None:
     print(dump(load_config(None), comments=True), end="")
 
 
-def check_run(folder: Path) -> None:
+def check_run(folder: Path | None) -> None:
     """Refuse a folder that is not that of a run."""
-    if not (folder / "config.yaml").is_file():
+    if folder and not (folder / "config.yaml").is_file():
         raise CommandError(f"{folder}: not the folder of a run: there is no config.yaml in it")
 
 

@@ -37,7 +37,9 @@ def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
     if "task" not in state:
         raise checkpoint.CheckpointError("not a checkpoint of this project: task is missing")
-    settings = load_config(folder / "config.yaml", ["device=auto", "sharding=false"])
+    # What only training needs must not stop an evaluation on other data or another machine.
+    changes = ["device=auto", "sharding=false", "optim.warmup=0", "loader.drop_last=false"]
+    settings = load_config(folder / "config.yaml", changes)
     run = Run(settings, root, learnt=state["task"])
     checkpoint.restore(state, {"model_state_dict": run.model})
     if split not in run.loaders:

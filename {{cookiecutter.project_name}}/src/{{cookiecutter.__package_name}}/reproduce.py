@@ -15,7 +15,7 @@ ABOUT_THE_CALL = {"command", "git_commit", "git_dirty"}
 ABOUT_TIME = {"resumes", "step", "overrides", "replaced", "time", "rate"}
 """what depends on when a run was stopped and continued, and on the clock"""
 INPUTS = ("data", "source", "parent_digest")
-"""what a run is not repeated without"""
+"""what must be unchanged, unless `force` is given"""
 CAUSES = (
     *INPUTS,
     "device",

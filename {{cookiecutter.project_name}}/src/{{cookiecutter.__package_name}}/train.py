@@ -1,6 +1,8 @@
 """The root of the project: its Config, and the one place that builds and wires everything.
 
-It reads from top to bottom: build everything, load state into everything, run.
+It reads from top to bottom: build everything, load state into everything, run. The command line
+runs it in one process by `python -m PACKAGE train`, and in two by `torchrun --nproc-per-node 2 -m
+PACKAGE train`.
 """
 
 import json
@@ -76,7 +78,7 @@ class Run:
         self.settings = settings
         self.root = root
         self.learnt = learnt
-        self.folder = Path()  # until it is opened
+        self.folder = Path()  # until a run folder is opened, which the first process does
         self.parent = {"parent": "", "parent_digest": ""}  # the run it started from
         self.stop = distributed.StopSignal()
         self.device = distributed.select_device(settings.device, settings.deterministic)
@@ -216,7 +218,7 @@ class Run:
         return {**facts, "seed": self.settings.seed, **self.parent}
 
     def data_changed(self) -> str:
-        """What is said where the data is not what it was when the run began."""
+        """The message for data that has changed since the run began."""
         files = ", ".join(str(path) for path in self.task.data_files())
         return f"{files}: the data has changed since the run began"
 

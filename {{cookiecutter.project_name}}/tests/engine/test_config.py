@@ -42,11 +42,11 @@ class Example:
     optim: Optim = field(default_factory=lambda: Optim(lr=0.5))
 
 
-MEAN = "; did you mean optim.lr?"
+DID_YOU_MEAN = "; did you mean optim.lr?"
 BYTES = "not valid YAML: a control character, or bytes that are not UTF-8"
 ONE_OF = "expected cosine | constant, found"
-TWICE = "is set twice, first in"
-KEY = "unknown key"
+SET_TWICE = "is set twice, first in"
+UNKNOWN_KEY = "unknown key"
 
 
 def read(tmp_path: Path, text: str | bytes, *overrides: str) -> Example:
@@ -111,8 +111,8 @@ def test_command_line_values_have_the_type_of_their_key(tmp_path: Path) -> None:
     [
         ("count: 1\nname: a\ncount: 2", "FILE:3: count: is set twice, first in FILE:1"),
         ("optim: {lr: 1}\noptim: {}", "FILE:2: optim: is set twice, first in FILE:1"),
-        ("\nlr: 1", f"FILE:2: lr: {KEY}" + MEAN),
-        ("optim:\n  lrr: 1", f"FILE:2: optim.lrr: {KEY}" + MEAN),
+        ("\nlr: 1", f"FILE:2: lr: {UNKNOWN_KEY}" + DID_YOU_MEAN),
+        ("optim:\n  lrr: 1", f"FILE:2: optim.lrr: {UNKNOWN_KEY}" + DID_YOU_MEAN),
         ("flag: maybe", "FILE:1: flag: expected bool, found 'maybe'"),
         ("flag: yes", "FILE:1: flag: expected bool, found 'yes'"),
         ("count: 1e3", "FILE:1: count: expected int, found '1e3'"),
@@ -130,7 +130,7 @@ def test_command_line_values_have_the_type_of_their_key(tmp_path: Path) -> None:
         ("size: [1, a]", "FILE:1: size[1]: expected int, found 'a'"),
         ("size_of_batch: 0", "FILE:1: size_of_batch: expected int >= 1, found '0'"),
         ("shares:\n- 2", "FILE:1: shares[0]: expected float from -9 to 1, found '2'"),
-        ("? [a]\n: 1", f"FILE:1: ?: {KEY}"),
+        ("? [a]\n: 1", f"FILE:1: ?: {UNKNOWN_KEY}"),
         ("- 1", "FILE:1: expected a section, found a list of 1"),
         ("n: a\nx: [1\ny: 2", "FILE:3: not valid YAML: expected ',' or ']', but got ':'"),
         ("a: 1\n---\nb: 2", "FILE:2: not valid YAML: but found another document"),
@@ -140,9 +140,9 @@ def test_command_line_values_have_the_type_of_their_key(tmp_path: Path) -> None:
         ("optim: &a {scheduler: *a}", f"FILE:1: optim.scheduler: {ONE_OF} a section"),
         ("words: &a {? *a : 1}", "FILE:1: words: expected list[str], found a section"),
         ("[]", "FILE:1: expected a section, found a list of 0"),
-        ("optim:\n  lr: 1\noptim.lr: 2", f"FILE:3: optim.lr: {TWICE} FILE:2"),
-        ("optim: {'': 1}", f"FILE:1: optim.: {KEY}; did you mean optim?"),
-        ('"a\\nb": 1', rf"FILE:1: a\nb: {KEY}"),
+        ("optim:\n  lr: 1\noptim.lr: 2", f"FILE:3: optim.lr: {SET_TWICE} FILE:2"),
+        ("optim: {'': 1}", f"FILE:1: optim.: {UNKNOWN_KEY}; did you mean optim?"),
+        ('"a\\nb": 1', rf"FILE:1: a\nb: {UNKNOWN_KEY}"),
         ('\nname: "\\U00110000"', "FILE:2: not valid YAML: chr() arg not in range(0x110000)"),
         ('name: "a\\0"', r"FILE:1: name: expected str, found 'a\x00'"),
         ('name: "\\ud800"', r"FILE:1: name: expected str, found '\ud800'"),
@@ -159,13 +159,13 @@ def test_a_mistake_in_a_file_is_reported_with_its_line(
     ("word", "message"),
     [
         ("flag=maybe", "command line: flag: expected bool, found 'maybe'"),
-        ("lr=1", f"command line: lr: {KEY}" + MEAN),
+        ("lr=1", f"command line: lr: {UNKNOWN_KEY}" + DID_YOU_MEAN),
         ("optim.lr=0", "command line: optim.lr: expected more than 0, found 0.0"),
         ("optim=3", "command line: optim: expected a section, found '3'"),
         ("name", "command line: expected section.key=value, found 'name'"),
         ("size=[1, 2", "command line: size:1: not valid YAML: expected ',' or ']'"),
-        ("optim.=1", f"command line: optim.: {KEY}"),
-        (".lr=1", f"command line: .lr: {KEY}{MEAN}"),
+        ("optim.=1", f"command line: optim.: {UNKNOWN_KEY}"),
+        (".lr=1", f"command line: .lr: {UNKNOWN_KEY}{DID_YOU_MEAN}"),
         ("=1", "command line: expected a section, found '1'"),
         ("", "command line: expected section.key=value, found ''"),
         ("name=\udcff", r"command line: name: expected str, found '\udcff'"),

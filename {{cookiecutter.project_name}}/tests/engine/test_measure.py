@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from {{ cookiecutter.__package_name }}.engine.measure import (
+    MetricError,
     MetricGroup,
-    MonitorError,
 )
 
 CPU = torch.device("cpu")
@@ -71,6 +71,12 @@ def test_a_metric_is_moved_to_the_device() -> None:
     assert metric.device == torch.device("meta")
 
 
+def test_a_name_that_the_log_uses_is_refused() -> None:
+    for name in ("loss", "step", "lr"):
+        with pytest.raises(MetricError, match=rf"the names \['{name}'\] are taken; use others"):
+            MetricGroup({name: Fixed()}, CPU)
+
+
 def test_the_loss_is_to_fall_and_a_metric_says_what_it_is_to_do() -> None:
     falling = Fixed()
     falling.higher_is_better = False
@@ -85,7 +91,7 @@ def test_a_monitor_that_does_not_say_what_is_better_is_refused() -> None:
 
     group = MetricGroup({"score": Unclear()}, CPU)
     error = r"'score' does not say which values are better; .* to the class Unclear"
-    with pytest.raises(MonitorError, match=f"trainer.monitor: the metric {error}"):
+    with pytest.raises(MetricError, match=f"trainer.monitor: the metric {error}"):
         group.mode("score")
     assert group.mode("loss") == "min"  # it has to say so as the monitor only
 
@@ -93,5 +99,5 @@ def test_a_monitor_that_does_not_say_what_is_better_is_refused() -> None:
 def test_an_unknown_monitor_is_refused_with_the_names_that_there_are() -> None:
     group = MetricGroup({"score": Fixed(), "error": Fixed()}, CPU)
     names = "there are: loss, score, error"
-    with pytest.raises(MonitorError, match=f"trainer.monitor: unknown metric 'scor'; {names}"):
+    with pytest.raises(MetricError, match=f"trainer.monitor: unknown metric 'scor'; {names}"):
         group.mode("scor")

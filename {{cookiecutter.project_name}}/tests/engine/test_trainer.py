@@ -579,7 +579,7 @@ def test_a_plain_batch_that_does_not_begin_with_samples_is_refused(batch: Any) -
 
 def test_an_evaluation_without_batches_is_refused() -> None:
     small: Any = DataLoader([1.0, 2.0], 4, drop_last=True)  # type: ignore[arg-type]
-    with pytest.raises(SetupError, match="the loader of the evaluation has no batches"):
+    with pytest.raises(SetupError, match="there are no batches to evaluate"):
         build().evaluate(small)
 
 

@@ -34,10 +34,8 @@ PLAIN_TYPES = (
 )
 DICT_TYPES = (dict, OrderedDict, Counter)
 
-Parts = dict[str, Any]
-"""Objects that have `state_dict` and `load_state_dict`, by their names."""
 State = dict[str, Any]
-"""What a checkpoint holds: the state of each part, by the name of the part."""
+"""What a checkpoint holds by name: states, or the parts that have them by `state_dict`."""
 
 
 class CheckpointError(ValueError):
@@ -52,7 +50,7 @@ class SaveError(OSError):
     exit_code = 1
 
 
-def check(parts: Parts) -> None:
+def check(parts: State) -> None:
     """Raise CheckpointError if a checkpoint of these parts could not be read back.
 
     Call it before the first step, so that a run does not find out at its first checkpoint. It
@@ -71,7 +69,7 @@ def check(parts: Parts) -> None:
         raise CheckpointError(f"a checkpoint cannot be read back: {_first_line(error)}") from None
 
 
-def save(path: Path, parts: Parts, *, keep_previous: bool = False) -> None:
+def save(path: Path, parts: State, *, keep_previous: bool = False) -> None:
     """Write `state_dict()` of each part that has one, and other parts as they are, to one file.
 
     The file is written under another name, synced to the disk, and renamed, so that nobody ever
@@ -132,7 +130,7 @@ def load_latest(folder: Path) -> State | None:
         return load(previous)
 
 
-def restore(state: State, parts: Parts) -> None:
+def restore(state: State, parts: State) -> None:
     """Load each part's entry of `state`, which `load` returned, into that part.
 
     Entries of `state` without a part, such as plain data, are ignored.
@@ -151,7 +149,7 @@ def restore(state: State, parts: Parts) -> None:
             ) from None
 
 
-def _collect(parts: Parts) -> State:
+def _collect(parts: State) -> State:
     """Return the state of each part: its `state_dict()`, or the part itself."""
     state = {}
     for name, part in parts.items():

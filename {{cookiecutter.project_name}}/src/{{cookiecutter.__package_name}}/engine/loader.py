@@ -10,6 +10,7 @@ state has to be saved for it. A batch is always one of all processes together: i
 of almost equal size, and each process loads its own shards only.
 """
 
+import math
 import os
 import random
 import zlib
@@ -123,7 +124,8 @@ class Loader:
         self.indices = _sample(len(dataset), config.limit)
         self.size = len(self.indices)
         self.collate = _CollateUnlessCollated(collate or default_collate)
-        self.plan: list[list[Any]] = []  # the indices of each batch, made anew for each epoch
+        # The indices of each batch. The DataLoader has this very list, which each epoch refills.
+        self.plan: list[list[Any]] = []
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.plan,
@@ -136,7 +138,7 @@ class Loader:
 
     def __len__(self) -> int:
         """The number of steps in an epoch."""
-        return len(range(0, self._end(), self.batch_size))
+        return math.ceil(self._end() / self.batch_size)
 
     def steps_of_epoch(
         self, epoch: int = 0, start: int = 0, shards: int = 1, mine: Sequence[int] = (0,)
@@ -148,22 +150,36 @@ class Loader:
         """
         order = self.order(epoch)
         self.plan.clear()
-        steps: list[tuple[list[int], int]] = []  # sizes of the micro-batches, and of the step
+        # Of each step, the sizes of the micro-batches here, and of all of them together.
+        sizes_of_steps: list[tuple[list[int], int]] = []
         for first in range(start * self.batch_size, self._end(), self.batch_size):
             batch = order[first : first + self.batch_size]
             parts = [_shard(batch, number, shards) for number in mine]
             self.plan += [part or batch[:1] for part in parts]
-            steps.append(([len(part) for part in parts], len(batch)))
-        batches = iter(self.loader)
-        for sizes, size in steps:
-            yield Step([MicroBatch(_load_next(batches), part) for part in sizes], size)
+            sizes_of_steps.append(([len(part) for part in parts], len(batch)))
+        has_workers = self.loader.num_workers > 0
+        batches = iter(self.loader) if has_workers else map(self.load, self.plan)
+        for sizes, size in sizes_of_steps:
+            yield Step([MicroBatch(next(batches), part) for part in sizes], size)
 
     def first(self) -> Any:
         """The first step, loaded in this process; to try it before workers are started."""
-        plan = [self.order(epoch=0)[: self.batch_size]]
-        loader = DataLoader(self.dataset, batch_sampler=plan, collate_fn=self.collate)
-        size = len(plan[0])
-        return Step([MicroBatch(_load_next(iter(loader)), size)], size)
+        indices = self.order(epoch=0)[: self.batch_size]
+        return Step([MicroBatch(self.load(indices), len(indices))], len(indices))
+
+    def load(self, indices: list[Any]) -> Any:
+        """Load a batch in this process.
+
+        It is loaded with one thread, as workers do, since the bits of a result can depend on it.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            if hasattr(self.dataset, "__getitems__"):
+                return self.collate(self.dataset.__getitems__(indices))
+            return self.collate([self.dataset[index] for index in indices])
+        finally:
+            torch.set_num_threads(threads)
 
     def order(self, epoch: int) -> list[Any]:
         """What the dataset is asked for in an epoch: indices, or (seed, epoch, index) if Seeded."""
@@ -206,16 +222,6 @@ def _shard(batch: list[Any], number: int, shards: int) -> list[Any]:
     first = len(batch) * number // shards
     end = len(batch) * (number + 1) // shards
     return batch[first:end]
-
-
-def _load_next(batches: Iterator[Any]) -> Any:
-    """Load a batch with one thread, as workers do, since the bits of a result can depend on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return next(batches)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _leave_process_group(_: int) -> None:

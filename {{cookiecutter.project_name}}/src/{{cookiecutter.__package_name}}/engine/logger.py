@@ -263,7 +263,7 @@ def _parse(content: bytes, path: str) -> list[Record]:
     records = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            record = dict(json.loads(line))
+            record = json.loads(line)
             record["step"] = int(record["step"])
         except (ValueError, TypeError, KeyError):
             found = f"expected a JSON object with a step, found {line[:40]!r}"

@@ -14,9 +14,12 @@ from typing import Any, Literal
 
 import torch
 
+TAKEN = {"loss", "step", "epoch", "split", "lr", "rate", "time"}
+"""names that a line of the log has already"""
 
-class MonitorError(ValueError):
-    """The metric that selects the best checkpoint is unknown or cannot be used for that."""
+
+class MetricError(ValueError):
+    """A metric has a name that is taken, or cannot be what selects the best checkpoint."""
 
     exit_code = 2
 
@@ -25,10 +28,14 @@ class MetricGroup:
     """Metrics by name: objects with `update`, `compute` and `reset`, as torchmetrics has them.
 
     `update` of a metric gets (preds, target), or what its parameters named `output` and `batch`
-    ask for. Metrics that have `.to` are moved to the device.
+    ask for. Metrics that have `.to` are moved to the device. Raises MetricError for names that the
+    log uses for something else.
     """
 
     def __init__(self, metrics: Mapping[str, Any], device: torch.device) -> None:
+        taken = TAKEN & set(metrics)
+        if taken:
+            raise MetricError(f"Task.metrics: the names {sorted(taken)} are taken; use others")
         self.metrics = metrics
         for metric in metrics.values():
             if hasattr(metric, "to"):
@@ -51,7 +58,7 @@ class MetricGroup:
                 metric.update(output.preds, output.target)
 
     def compute(self) -> dict[str, Any]:
-        """The metrics as numbers or nested lists; one that gives a dict has a name an entry."""
+        """The metrics as numbers or nested lists; one that returns a dict has a name per entry."""
         values: dict[str, Any] = {}
         for name, metric in self.metrics.items():
             result = metric.compute()
@@ -65,17 +72,17 @@ class MetricGroup:
     def mode(self, monitor: str) -> Literal["min", "max"]:
         """Whether this metric, or the loss, is to become small or large.
 
-        Raises MonitorError for a metric that does not say it by `higher_is_better`.
+        Raises MetricError for a metric that does not say it by `higher_is_better`.
         """
         if monitor == "loss":
             return "min"
         metric = self.metrics.get(monitor)
         if metric is None:
             names = ", ".join(["loss", *self.metrics])
-            raise MonitorError(f"trainer.monitor: unknown metric {monitor!r}; there are: {names}")
+            raise MetricError(f"trainer.monitor: unknown metric {monitor!r}; there are: {names}")
         higher_is_better = getattr(metric, "higher_is_better", None)
         if higher_is_better is None:
-            raise MonitorError(
+            raise MetricError(
                 f"trainer.monitor: the metric {monitor!r} does not say which values are better; "
                 f"add `higher_is_better = True` or `= False` to the class {type(metric).__name__}"
             )

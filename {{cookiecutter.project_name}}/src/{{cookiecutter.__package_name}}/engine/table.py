@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-MAX_CELL = 2**31 - 1  # characters; the limit of csv is 131,072
-
 
 class TableError(ValueError):
     """A file is not such a CSV file; the message is `FILE:LINE: what is wrong`."""
@@ -46,7 +44,7 @@ def read_table(path: Path, required: Sequence[str]) -> Table:
 
 def parse_table(file: Iterable[str], source: str, required: Sequence[str]) -> Table:
     """The columns of the CSV in some lines; errors name them by `source`. See `read_table`."""
-    csv.field_size_limit(MAX_CELL)
+    csv.field_size_limit(2**31 - 1)  # characters in a cell; without this, 131,072
     lines = iter(file)
     header = next(lines, "")
     delimiter = max(",;\t", key=header.count)

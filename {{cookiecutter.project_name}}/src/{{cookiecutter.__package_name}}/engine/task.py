@@ -58,7 +58,8 @@ class TaskDefaults:
     def data_files(self) -> list[Path]:
         """The files and folders whose content a run depends on; here `data.path`, if there is one.
 
-        The record of a run holds a fingerprint of them.
+        The record of a run holds a fingerprint of them, for which every byte is read at each start:
+        for a huge folder, return a file that lists what is in it.
         """
         return [self.path] if self.path != self.root else []
 

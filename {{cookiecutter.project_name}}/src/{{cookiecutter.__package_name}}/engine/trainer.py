@@ -20,6 +20,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass, replace
 from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
@@ -140,10 +141,6 @@ def _ignore(*_: Any) -> None:
     """Do nothing: stands in for a log, a save or a stop that nobody wants."""
 
 
-def _untracked(steps: Iterable[Step], *_: int) -> Iterable[Step]:
-    return steps
-
-
 @dataclass
 class Trainer:
     """Trains and evaluates a model. Each of the fields is described below it, in the source."""
@@ -166,7 +163,7 @@ class Trainer:
     """steps after each step of the optimizer; ReduceLROnPlateau after each evaluation"""
     log: Callable[[Values], object] = _ignore
     """gets each line of the log, a dict of numbers"""
-    track: Callable[..., Iterable[Step]] = _untracked
+    track: Callable[..., Iterable[Step]] = lambda steps, *_: steps
     """gets the steps of an epoch, its number, the first step and the number of steps, and returns
     the steps; for a progress bar"""
     save: Callable[[str], object] = _ignore
@@ -182,7 +179,8 @@ class Trainer:
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         shards = self.config.accumulate * self.world_size
         self.my_shards = list(range(self.rank, shards, self.world_size))
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        self.autocast: Any = torch.autocast(self.device.type, dtype) if dtype else nullcontext()
         # fp16 cannot hold small gradients: the loss is scaled up, and the gradients back down.
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.config.precision == "fp16"
@@ -265,7 +263,8 @@ class Trainer:
     def update(self, micro_batches: Sequence[MicroBatch], total: int) -> None:
         """Make one optimizer step on the mean loss over `total` units.
 
-        Override this method for any other kind of step, such as one with two optimizers.
+        Override this method for any other kind of step, such as one with two optimizers. The
+        schedule sets the learning rate of `self.optimizer` alone; another one can take `self.lr`.
         """
         self.optimizer.zero_grad()
         for shard, micro_batch in zip(self.my_shards, micro_batches, strict=True):
@@ -274,11 +273,13 @@ class Trainer:
             # Processes exchange gradients once a step: in the last backward.
             self.sync_gradients(micro_batch is micro_batches[-1])
             output = self.forward_batch(micro_batch)
+            sums = _sums(output, micro_batch.size)
             # Each unit weighs 1 / total. The processes then take the mean of their gradients,
             # which is the sum over processes if each gradient is multiplied by their number.
-            loss = output.losses[: micro_batch.size].sum() * (self.world_size / max(1, total))
+            loss = sums["loss"] * (self.world_size / max(1, total))
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            self.pending.append(_sums(output, micro_batch.size))
+            # For the log; without their graph, which would stay alive.
+            self.pending.append({name: value.detach() for name, value in sums.items()})
         if self.config.max_grad_norm:
             self.scaler.unscale_(self.optimizer)  # first, so that the norm is the true one
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
@@ -292,7 +293,7 @@ class Trainer:
         """
         batch = self.to_device(micro_batch.batch)
         try:
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            with self.autocast:
                 output = self.forward(self.model, batch)
         except Exception as error:
             shapes = [tuple(tensor.shape) for tensor in tensors_of(batch)]
@@ -327,7 +328,7 @@ class Trainer:
             samples += step.size
             total += self.count_units(step)
         if not rows:
-            raise SetupError("the loader of the evaluation has no batches")
+            raise SetupError("there are no batches to evaluate")
         columns = _columns(rows)
         mine = [math.fsum(column) for column in columns.values()]
         sums = dict(zip(columns, self.all_reduce_sum(mine), strict=True))
@@ -354,8 +355,8 @@ class Trainer:
     def is_better(self, value: float) -> bool:
         """Whether a value of the monitor is finite and better than the best one so far."""
         best: float = self.best.get("value", math.nan)
-        is_better = value > best if self.mode == "max" else value < best
-        return math.isfinite(value) and (is_better or not self.best)
+        is_ahead = value > best if self.mode == "max" else value < best
+        return math.isfinite(value) and (is_ahead or not self.best)
 
     def log_train(self) -> None:
         """Log the means over the epoch so far, and the samples per second."""
@@ -544,9 +545,11 @@ def _check_shapes(output: Output, size: int, has_units: bool) -> None:
 
 
 def _sums(output: Output, size: int) -> Sums:
-    """The sums of the loss and of the values; detached, or each graph would stay alive."""
+    """The sums of the loss and of the values over the samples that count."""
     columns = {"loss": output.losses, **output.values}
-    return {name: column[:size].detach().sum() for name, column in columns.items()}
+    if size == 0:  # what stands in for an empty micro-batch does not count
+        columns = {name: column[:0] for name, column in columns.items()}
+    return {name: column.sum() for name, column in columns.items()}
 
 
 def _columns(rows: list[Sums]) -> dict[str, list[float]]:
