@@ -28,7 +28,7 @@ FOREVER = 1_000_000  # steps of the schedule, and epochs: none of it comes to an
 
 
 class Gate:
-    """Ends a round: prints its seconds and the memory, and waits for a line that starts the next."""
+    """Ends a round: prints its seconds and the memory, and waits for a line to start the next."""
 
     start = time.perf_counter()
 

@@ -181,7 +181,7 @@ def test_an_input_may_stand_for_any_number_of_samples(
 def test_an_evaluation_needs_nothing_that_only_training_does(
     train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train("optim.warmup=7", "loader.drop_last=true")
+    run = train("optim.warmup=6", "loader.drop_last=true")
     monkeypatch.setattr(TinyTask, "sizes", {"train": 12, "val": 60, "test": 60})  # no whole batch
     code, out, err = command("evaluate", str(run))
     assert code == 0, err
