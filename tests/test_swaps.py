@@ -203,7 +203,7 @@ def test_two_processes_give_the_result_of_one(swapped: Path, quick: tuple[str, .
 
 def test_the_tests_of_the_engine_pass(name: str, swapped: Path) -> None:
     """All of them with one task; with the others those that read the project's files."""
-    tests = ["tests/engine/test_architecture.py", "tests/engine/test_main.py"]
+    tests = ["tests/engine/test_architecture.py"]
     if name == WHOLE_ENGINE:
         tests = ["tests/engine"]
     printed = run(swapped, "-q", "-p", "no:cacheprovider", *tests, module=("pytest",)).stdout
