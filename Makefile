@@ -20,7 +20,6 @@ PREDICT_tabular = data/penguins.csv
 	@touch $@
 
 demo: .venv/ready
-	rm -rf demo/$(NAME)/src demo/$(NAME)/tests
 	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo task=$(TASK)
 	cd demo/$(NAME) && . ../../.venv/bin/activate && export PYTHONPATH=src && \
 	run=$$(python -m $(PACKAGE) train) && \

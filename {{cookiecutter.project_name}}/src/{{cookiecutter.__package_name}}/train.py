@@ -33,6 +33,8 @@ from .engine.trainer import (
 from .model import ModelConfig
 from .task import Task
 
+PACKAGE = Path(__file__).parent
+
 
 @dataclass(frozen=True)
 class Config:
@@ -212,9 +214,7 @@ class Run:
 
     def manifest(self) -> Facts:
         """What runs here: see `record.collect_environment`."""
-        package = Path(__file__).parent
-        files = self.task.data_files()
-        facts = record.collect_environment(self.root, package, files, self.device)
+        facts = record.collect_environment(self.root, PACKAGE, self.task.data_files(), self.device)
         return {**facts, "seed": self.settings.seed, **self.parent}
 
     def data_changed(self) -> str:
@@ -227,7 +227,7 @@ class Run:
         if self.is_main:
             output_dir = self.root / Path(self.settings.output_dir).expanduser()
             folder = record.create_run(output_dir, self.settings.name)
-            record.start(folder, config.dump(self.settings), manifest, Path(__file__).parent)
+            record.start(folder, config.dump(self.settings), manifest, PACKAGE)
             self.open_folder(folder)
 
     def open_folder(self, folder: Path) -> None:

@@ -269,6 +269,16 @@ def test_the_source_of_a_run_leaves_out_secrets_and_large_files(root: Path) -> N
     assert {path.name for path in files} == {"code.py", "limit.txt"}
 
 
+def test_the_source_of_a_run_leaves_out_what_cannot_be_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "pkg" / "locked.bin").write_bytes(b"1")
+    monkeypatch.setattr(os, "access", lambda file, _: Path(file).name != "locked.bin")
+    start(root)
+    files = [path for path in (root / "runs" / "x" / "source").rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"code.py"}
+
+
 def test_the_repository_that_a_commit_hook_is_run_for_is_neither_recorded_nor_changed(
     root: Path, git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,6 @@ LITTER = ("Thumbs.db", "desktop.ini", "__pycache__")  # beside hidden files, as 
 SECRET_SUFFIXES = (".env", ".key", ".pem")
 MAX_FILE_BYTES = 1_000_000  # of a file in source
 
-
 Facts = dict[str, Any]
 """What a file of a run folder says: plain data by name."""
 
@@ -114,14 +113,14 @@ def collect_environment(root: Path, package: Path, data: list[Path], device: tor
 def start(folder: Path, config_text: str, manifest: Facts, package: Path) -> None:
     """Write `manifest.json`, `source` and `config.yaml` to a run's new folder.
 
-    `source` is a copy of the package: of its files of any kind up to 1 MB, but no hidden files and
-    no files with the names of secrets (`.env`, `.key`, `.pem`). `config.yaml` is written last: a
-    folder without it is not a run.
+    `source` is a copy of the package: of its files of any kind up to 1 MB, but no hidden files, no
+    files with the names of secrets (`.env`, `.key`, `.pem`), and none that cannot be read.
+    `config.yaml` is written last: a folder without it is not a run.
     """
     write(folder / "manifest.json", manifest)
     for file in _files(package, "*"):
-        is_secret = file.suffix in SECRET_SUFFIXES
-        if not is_secret and file.stat().st_size <= MAX_FILE_BYTES:
+        is_kept = file.suffix not in SECRET_SUFFIXES and os.access(file, os.R_OK)
+        if is_kept and file.stat().st_size <= MAX_FILE_BYTES:
             copy = folder / "source" / file.relative_to(package.parent)
             copy.parent.mkdir(parents=True, exist_ok=True)
             write(copy, file.read_bytes())
