@@ -54,6 +54,13 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def test_a_crash_right_after_a_line_loses_nothing(tmp_path: Path, logger: Logger) -> None:
     logger.log(record(1, loss=0.5))
     assert lines(tmp_path)[0]["loss"] == 0.5  # read while the logger is still open
+
+
+def test_tensorboard_has_at_a_checkpoint_all_that_was_logged(
+    tmp_path: Path, logger: Logger
+) -> None:
+    logger.log(record(1, loss=0.5))
+    logger.state_dict()
     assert scalars(tmp_path, "loss/train") == [(1, 0.5)]
     assert len(list(tmp_path.glob("events.out.tfevents*"))) == 1
 
@@ -131,6 +138,7 @@ def test_a_log_can_go_back_to_its_beginning(tmp_path: Path, logger: Logger) -> N
     logger.load_state_dict({"bytes": 0, "seconds": 0.0})
     logger.log(record(9, loss=9.0))
     assert [line["step"] for line in lines(tmp_path)] == [9]
+    logger.state_dict()  # writes what TensorBoard's file lacks
     assert scalars(tmp_path, "loss/train") == [(9, 9.0)]
 
 
@@ -142,6 +150,7 @@ def test_the_half_line_of_a_crash_is_removed(tmp_path: Path, logger: Logger) -> 
     logger.load_state_dict(state)
     logger.log(record(2, loss=2.0))
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    logger.state_dict()  # writes what TensorBoard's file lacks
     assert scalars(tmp_path, "loss/train") == [(1, 1.0), (2, 2.0)]
 
 

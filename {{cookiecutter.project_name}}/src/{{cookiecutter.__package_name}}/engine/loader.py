@@ -183,15 +183,15 @@ class Loader:
 
     def order(self, epoch: int) -> list[Any]:
         """What the dataset is asked for in an epoch: indices, or (seed, epoch, index) if Seeded."""
-        order = self.indices
+        indices = self.indices
         if self.shuffle:
             generator = torch.Generator()
             generator.manual_seed(zlib.crc32(f"{self.seed} {epoch}".encode()))
-            permutation = torch.randperm(self.size, generator=generator).tolist()
-            order = [self.indices[place] for place in permutation]
+            indices = indices[torch.randperm(self.size, generator=generator)]
+        order = indices.tolist()
         if isinstance(self.dataset, Seeded):
             return [(self.seed, epoch, index) for index in order]
-        return list(order)
+        return order
 
     def _end(self) -> int:
         """How many samples of the order are used."""
@@ -209,12 +209,12 @@ class _CollateUnlessCollated:
         return self.collate(samples) if isinstance(samples, list) else samples
 
 
-def _sample(size: int, limit: int) -> Sequence[int]:
+def _sample(size: int, limit: int) -> torch.Tensor:
     """At most `limit` of the indices (0: all), in order, chosen by a hash of the index."""
     if limit == 0:
-        return range(size)
+        return torch.arange(size)
     by_hash = sorted(range(size), key=lambda index: zlib.crc32(str(index).encode()))
-    return sorted(by_hash[:limit])
+    return torch.tensor(sorted(by_hash[:limit]))
 
 
 def _shard(batch: list[Any], number: int, shards: int) -> list[Any]:

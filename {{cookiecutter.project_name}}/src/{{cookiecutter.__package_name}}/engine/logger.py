@@ -1,6 +1,7 @@
 """The log of a run: lines on stderr, metrics.jsonl, and TensorBoard.
 
-What is logged is in both files when `log` returns. This module can be used alone:
+What is logged is in metrics.jsonl when `log` returns, and in TensorBoard's file within seconds or
+at the next checkpoint. This module can be used alone:
 
     logger = Logger()
     logger.open(folder)
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 NOT_SCALARS = ("step", "epoch", "split", "time")
 SECONDS_BETWEEN_LINES = 10  # of the train split, where no progress bar can be shown
+SECONDS_BETWEEN_FLUSHES = 10  # of TensorBoard's file, which a checkpoint flushes too
 
 Item = TypeVar("Item")
 Record = dict[str, Any]
@@ -126,6 +128,8 @@ class Logger:
         file = self._open_file()
         try:
             os.fsync(file.fileno())
+            if self._writer is not None:
+                self._writer.flush()
         except OSError as error:
             raise LogWriteError(f"{file.name}: cannot be written: {error}") from error
         size = file.seek(0, os.SEEK_END)
@@ -184,12 +188,13 @@ class Logger:
             # in which they were made. Two of the same second could be read in the wrong order.
             while any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
                 time.sleep(0.05)
-            self._writer = SummaryWriter(str(folder), purge_step=self._purge_step)
+            self._writer = SummaryWriter(
+                str(folder), purge_step=self._purge_step, flush_secs=SECONDS_BETWEEN_FLUSHES
+            )
         for name, value in record.items():
             if name not in NOT_SCALARS:
                 number = math.nan if value is None else value
                 self._writer.add_scalar(f"{name}/{record['split']}", number, record["step"])
-        self._writer.flush()
 
     def _show(self, record: Record) -> None:
         """Show a record of training in the progress bar or now and then, any other as a line."""

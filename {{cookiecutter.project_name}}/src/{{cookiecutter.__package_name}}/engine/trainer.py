@@ -80,7 +80,7 @@ class Stopped(Exception):
     """Training was asked to stop, and has saved its state."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Output:
     """What `forward` makes of a batch."""
 
@@ -413,6 +413,8 @@ class Trainer:
 
     def to_device(self, batch: Any) -> Any:
         """The batch with its tensors on the device of the model."""
+        if self.device.type == "cpu":
+            return batch  # loaders make batches there
         return map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
 
     def manual_seed(self, *numbers: int) -> None:
