@@ -185,7 +185,7 @@ def test_it_is_killed_and_ends_like_a_run_that_was_not(
 def test_two_processes_give_the_result_of_one(swapped: Path, quick: tuple[str, ...]) -> None:
     options = (*quick, "trainer.max_steps=6", "trainer.epochs=1")
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", PACKAGE)
-    one = run(swapped, "train", *options, "trainer.accumulate=2", "output_dir=one")
+    one = run(swapped, "train", *options, "trainer.micro_batches=2", "output_dir=one")
     two = run(swapped, "train", *options, "output_dir=two", module=torchrun)
     first, second = (swapped / done.stdout.strip() for done in (one, two))
     weights, others = (

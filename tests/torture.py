@@ -30,7 +30,7 @@ import torch
 FIXED = ["loader.batch_size=16", "optim.patience=0", "trainer.epochs=3"]
 CHOICES = """
     seed=0,1,2 loader.limit=225,240 loader.num_workers=0,2 loader.drop_last=false,false,true
-    trainer.accumulate=1,3 trainer.max_grad_norm=0,0.1
+    trainer.micro_batches=1,3 trainer.max_grad_norm=0,0.1
     optim.scheduler=constant,cosine,linear,plateau optim.warmup=0,9 trainer.monitor=right,loss
     trainer.log_every=1,2 trainer.save_every=0,3,7 trainer.patience=0,0,0,1 optim.lr=0.01,0.1
     trainer.precision=fp32,fp32,bf16,fp16

@@ -58,10 +58,9 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None) -> Facts:
     The order matters: the number of threads before anything is computed, the lock before anything
     is changed, and the data before the state that was made of it.
     """
-    keys = ("threads", "processes", "data", *run.parent)
+    keys = ("threads", "data", *run.parent)
     manifest = record.read(folder / "manifest.json", *keys)
-    if run.trainer.world_size == manifest["processes"]:
-        torch.set_num_threads(manifest["threads"])
+    torch.set_num_threads(manifest["threads"])
     run.open_folder(folder)  # refuses if another process is writing to this run
     run.parent = {name: manifest[name] for name in run.parent}
     facts = run.manifest()

@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -23,6 +23,7 @@ from .engine.logger import Logger, SilentLogger
 from .engine.measure import MetricGroup
 from .engine.optim import OptimConfig, build_optimizer, build_scheduler
 from .engine.record import Facts
+from .engine.share import Share
 from .engine.trainer import (
     SetupError,
     Stopped,
@@ -86,6 +87,7 @@ class Run:
         self.device = distributed.select_device(settings.device, settings.deterministic)
         self.task = Task(settings.data, settings.model, root)
         self.loaders = self.build_loaders()
+        self.settings = self.settle_micro_batches()
         self.logger: Any = Logger() if self.is_main else SilentLogger()
         self.build_model()
         self.build_trainer()
@@ -135,6 +137,15 @@ class Run:
             self.task.load_state_dict(self.learnt)
         return self.task.datasets()
 
+    def settle_micro_batches(self) -> Config:
+        """The settings, with the number of micro-batches where they leave it to that of processes.
+
+        A run keeps this number, however many processes continue or repeat it.
+        """
+        options = self.settings.trainer
+        count = options.micro_batches or distributed.world_size()
+        return replace(self.settings, trainer=replace(options, micro_batches=count))
+
     def build_model(self) -> None:
         """Build the model with weights that do not depend on how the data was made."""
         torch.manual_seed(self.settings.seed)
@@ -159,14 +170,19 @@ class Run:
         trainer_class: Any = self.task.trainer
         if trainer_class is None:
             trainer_class = Trainer
-        model = self.model  # which exchanges gradients by itself if it is sharded
-        if not self.settings.sharding:
-            model = distributed.wrap_ddp(model, self.settings.find_unused_parameters)
+        self.share = Share(
+            self.model,
+            options.micro_batches,
+            in_order=self.settings.deterministic,
+            is_sharded=self.settings.sharding,
+            find_unused_parameters=self.settings.find_unused_parameters,
+        )
         self.trainer: Trainer = trainer_class(
-            model,
+            self.share.model,
             self.optimizer,
             self.task.forward,
             options,
+            share=self.share,
             units=self.task.units,
             metrics=metrics,
             mode=mode,
@@ -215,7 +231,8 @@ class Run:
     def manifest(self) -> Facts:
         """What runs here: see `record.collect_environment`."""
         facts = record.collect_environment(self.root, PACKAGE, self.task.data_files(), self.device)
-        return {**facts, "seed": self.settings.seed, **self.parent}
+        share = {"micro_batches": self.share.count, "same_bits": self.share.is_exact}
+        return {**facts, "seed": self.settings.seed, **share, **self.parent}
 
     def data_changed(self) -> str:
         """The message for data that has changed since the run began."""
@@ -314,10 +331,12 @@ class Run:
         size = sum(parameter.numel() for parameter in self.model.parameters())
         splits = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
         steps = f"{self.trainer.step} of {self.total_steps} steps"
-        where = f"{self.trainer.world_size} x {self.device}, {torch.get_num_threads()} threads"
+        where = f"{self.share.world_size} x {self.device}, {torch.get_num_threads()} threads"
         for line in self.task.summary():
             self.logger.info(line)
         self.logger.info(f"{size:,} parameters; {splits}; {steps}; {where}")
+        if self.share.count > 1:
+            self.logger.info(f"{self.share.count} micro-batches a step, {self.share.promise}")
 
     def report(self) -> None:
         """Show where the run is, how good it is, and what can be done with it."""

@@ -106,7 +106,7 @@ def watched_task(job: Job, seen: dict[str, Any]) -> type[TinyTask]:
             super().train_step(step)
             if self.step == job.fails_at:
                 raise KeyError
-            if self.step == job.is_signalled_at and self.rank == self.world_size - 1:
+            if self.step == job.is_signalled_at and self.share.rank == self.share.world_size - 1:
                 signal.raise_signal(signal.SIGTERM)
 
     class WatchedTask(TinyTask):

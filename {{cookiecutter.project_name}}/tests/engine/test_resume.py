@@ -49,7 +49,7 @@ SOURCE = Path(record.__file__).parents[2]
 # Four steps in each epoch, unless a test says otherwise.
 BASE = ("trainer.epochs=6",)
 PLATEAU = ("optim.scheduler=plateau", "optim.patience=0", "trainer.patience=2")
-ACCUMULATE = ("optim.warmup=3", "trainer.accumulate=3", "trainer.max_grad_norm=0.1")
+ACCUMULATE = ("optim.warmup=3", "trainer.micro_batches=3", "trainer.max_grad_norm=0.1")
 MANY = ("optim.scheduler=linear", *ACCUMULATE)
 
 # Where a run ends too early: a function, and a text that has to be in the arguments of a call.
@@ -207,7 +207,7 @@ def resumes(run: Path) -> list[int]:
         ("step", 23, ("loader.num_workers=2", "trainer.save_every=2")),
         ("step", 14, PLATEAU),
         ("step", 9, ("loader.limit=50", "loader.drop_last=true", "trainer.save_every=2")),
-        ("step", 9, ("loader.limit=37", "trainer.accumulate=2", "trainer.save_every=4")),
+        ("step", 9, ("loader.limit=37", "trainer.micro_batches=2", "trainer.save_every=4")),
         ("evaluation", 6, ("trainer.log_every=3", "trainer.save_every=4")),
         ("evaluation", 10, ("loader.num_workers=2", *MANY)),
         ("save", 1, ("trainer.save_every=1",)),
@@ -221,7 +221,7 @@ def resumes(run: Path) -> list[int]:
             9,
             ("trainer.precision=fp16", "trainer.max_grad_norm=0.1", "trainer.save_every=2"),
         ),
-        ("step", 11, ("trainer.precision=bf16", "trainer.accumulate=2", "trainer.save_every=4")),
+        ("step", 11, ("trainer.precision=bf16", "trainer.micro_batches=2", "trainer.save_every=4")),
     ],
 )
 def test_continued_equals_uninterrupted(
@@ -349,7 +349,7 @@ def test_values_beside_the_loss_have_the_means_of_the_whole_epoch(
     train: Train, command: Command, stopped: Stopped, monkeypatch: Patch, task: type[TinyTask]
 ) -> None:
     tiny.install(monkeypatch.setattr, task)
-    options = (*BASE, "trainer.accumulate=2", "trainer.log_every=4")
+    options = (*BASE, "trainer.micro_batches=2", "trainer.log_every=4")
     part = stopped("step", 7, *options)
     assert command("train", "--resume", str(part))[0] == 0
     assert resumes(part) == [7]

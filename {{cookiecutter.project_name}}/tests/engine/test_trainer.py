@@ -185,7 +185,7 @@ def fit(
     saved: list[str] = []
     trainer = build(forward, model, lr, log=log.append, save=saved.append, **options)
     train = train or batches([1.0] * 4, 2)
-    if isinstance(train, list) and "accumulate" in options:
+    if isinstance(train, list) and "micro_batches" in options:
         train = Cut(train)
     trainer.fit(train, train)
     return trainer, log, saved
@@ -248,14 +248,14 @@ def test_a_step_is_the_gradient_of_the_mean_and_forgets_the_step_before() -> Non
     assert torch.allclose(model.bias, bias, atol=1e-14)
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 4])
-def test_accumulation_gives_the_large_batchs_update(accumulate: int) -> None:
+@pytest.mark.parametrize("micro_batches", [2, 3, 4])
+def test_accumulation_gives_the_large_batchs_update(micro_batches: int) -> None:
     weights = []
-    for parts in (1, accumulate):
+    for parts in (1, micro_batches):
         torch.manual_seed(0)
         model = nn.Linear(3, 2).double()
         train = regression(12, 5)  # the last batch has two samples: some shards are empty
-        fit(squared, train, model, 0.1, epochs=2, accumulate=parts, max_grad_norm=0.5)
+        fit(squared, train, model, 0.1, epochs=2, micro_batches=parts, max_grad_norm=0.5)
         weights.append(model.weight.detach())
     assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-14)
 
@@ -268,7 +268,7 @@ def test_a_step_goes_through_the_model_in_that_many_micro_batches() -> None:
             sizes.append(len(batch[0]))
         return given(model, batch)
 
-    trainer, _, _ = fit(watch, batches([1.0] * 9, 6), accumulate=3)
+    trainer, _, _ = fit(watch, batches([1.0] * 9, 6), micro_batches=3)
     # An empty micro-batch has a sample that does not count, so that the model has an input.
     assert sizes == [2, 2, 2, 1, 1, 1]
     assert trainer.step == 2
@@ -287,7 +287,7 @@ def test_clipping_bounds_the_norm_of_the_step(bound: float, step: float) -> None
 
 def test_the_schedule_moves_once_a_step_and_the_log_has_the_rate_that_was_used() -> None:
     train = batches([0.0] * 8, 2)
-    _, log, _ = fit(train=train, lr=1.0, schedule=halve, accumulate=2, log_every=1)
+    _, log, _ = fit(train=train, lr=1.0, schedule=halve, micro_batches=2, log_every=1)
     assert lines_of(log, "train", "lr") == [1.0, 0.5, 0.25, 0.125]
 
 
@@ -407,7 +407,7 @@ def test_dropout_differs_from_step_to_step_and_by_seed_alone() -> None:
         return given(model, batch)
 
     for seed in (1, 1, 2):
-        fit(watch, batches([1.0] * 4, 2), accumulate=2, seed=seed)
+        fit(watch, batches([1.0] * 4, 2), micro_batches=2, seed=seed)
     first, again, other = seen[:4], seen[4:8], seen[8:]
     assert len({tuple(mask.tolist()) for mask in first}) == 4
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -523,9 +523,9 @@ def test_a_batch_may_be_a_dict_a_named_tuple_or_a_dataclass(make: Callable[[Tens
     def vars_of(batch: Any) -> dict[str, Any]:
         return dict(batch._asdict()) if isinstance(batch, Pair) else vars(batch)
 
-    train = [make(torch.tensor([1.0, 2.0, 6.0]))]
-    trainer, log, _ = fit(forward, train, accumulate=2, lr=0.5)
-    assert seen == [type(train[0])] * 3  # two micro-batches in training, one in evaluation
+    train = [map_tensors(torch.clone, make(torch.tensor([1.0, 2.0, 6.0])))]  # as to a device
+    trainer, log, _ = fit(forward, train, micro_batches=2, lr=0.5)
+    assert seen == [type(train[0])] * 4  # two micro-batches in training, two in evaluation
     assert lines_of(log, "train", "loss") == [3.0]
     assert weight_of(trainer.model).item() == -0.5  # 1 - 0.5 * the mean of 1, 2 and 6
 
@@ -546,8 +546,9 @@ def test_a_batch_may_be_a_dataclass_with_slots_and_computed_fields() -> None:
         sizes.append((len(batch.inputs), batch.size))
         return Output(batch.inputs * weight_of(model), None)
 
-    _, log, _ = fit(forward, [Slotted(torch.tensor([1.0, 2.0, 6.0]))], accumulate=2)
-    assert sizes == [(1, 1), (2, 2), (3, 3)]
+    train = [map_tensors(torch.clone, Slotted(torch.tensor([1.0, 2.0, 6.0])))]
+    _, log, _ = fit(forward, train, micro_batches=2)
+    assert sizes == [(1, 1), (2, 2)] * 2
     assert lines_of(log, "train", "loss") == [3.0]
 
 
@@ -566,9 +567,9 @@ def test_a_plain_batch_may_have_tensors_of_unequal_length() -> None:
 
 
 def test_plain_batches_are_not_cut_into_micro_batches() -> None:
-    error = "need a `Loader`, which cuts a batch into micro-batches; found list"
+    error = "need a `Loader`, which cuts batches into micro-batches; found list"
     with pytest.raises(SetupError, match=error):
-        build(accumulate=2).fit(batches([1.0], 1), batches([1.0], 1))
+        build(micro_batches=2).fit(batches([1.0], 1), batches([1.0], 1))
 
 
 @pytest.mark.parametrize("batch", [["a", "b"], (torch.tensor(2.0), torch.ones(2))])
@@ -606,7 +607,7 @@ def test_a_micro_batch_that_counts_nothing_counts_nowhere() -> None:
         return Output(output.losses, batch[0], batch[1], {"input": batch[0]})
 
     [real] = batches([2.0, 4.0], 2)
-    options: Any = {"accumulate": 2, "metrics": {"total": Total()}}
+    options: Any = {"micro_batches": 2, "metrics": {"total": Total()}}
     trainer, log, _ = fit(forward, Filled(real), lr=0.25, **options)
     assert weight_of(trainer.model).item() == 0.25  # 1 - 0.25 * the mean of 2 and 4
     assert [line["loss"] for line in log] == [3.0, 0.75]
@@ -616,8 +617,7 @@ def test_a_micro_batch_that_counts_nothing_counts_nowhere() -> None:
 
 def test_an_empty_shard_of_an_evaluation_reaches_no_metric() -> None:
     trainer = build(metrics={"total": Total()})
-    trainer.world_size, trainer.rank = 2, 0  # the first of two processes, that has no sample
-    trainer.all_reduce_sum = lambda values: values  # type: ignore[method-assign]
+    trainer.share.count = 2  # of two micro-batches the first one, which has no sample
     values = trainer.evaluate(Cut(batches([5.0], 1)))
     assert values == {"loss": 0.0, "total": 0.0}
 
@@ -658,17 +658,17 @@ def count_tokens(batch: Any) -> int:
 
 def test_with_units_a_step_is_the_mean_over_the_tokens_of_its_micro_batches() -> None:
     train = [ragged([1.0, 2.0, 3.0], [8.0])]  # cut into micro-batches of three tokens and of one
-    for accumulate in (1, 2):
-        options: dict[str, Any] = {"units": count_tokens, "accumulate": accumulate}
+    for micro_batches in (1, 2):
+        options: dict[str, Any] = {"units": count_tokens, "micro_batches": micro_batches}
         trainer, _, _ = fit(by_token, train, lr=1.0, **options)
         # The mean over samples would be 7, that of the means of the micro-batches 5.
         assert weight_of(trainer.model).item() == 1 - 3.5
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_with_units_the_loss_of_an_epoch_is_the_mean_over_tokens(accumulate: int) -> None:
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_with_units_the_loss_of_an_epoch_is_the_mean_over_tokens(micro_batches: int) -> None:
     train = [ragged([1.0, 2.0, 3.0], [8.0]), ragged([10.0, 10.0])]
-    _, log, _ = fit(by_token, train, units=count_tokens, accumulate=accumulate)
+    _, log, _ = fit(by_token, train, units=count_tokens, micro_batches=micro_batches)
     assert [line["loss"] for line in log] == pytest.approx([34 / 6] * 2)
 
 
@@ -682,7 +682,7 @@ def test_a_step_without_a_single_unit_leaves_the_weights() -> None:
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_values_are_logged_as_means_over_samples(log_every: int) -> None:
     train = [ragged([1.0, 2.0, 3.0], [8.0]), ragged([10.0, 10.0])]
-    options: dict[str, Any] = {"units": count_tokens, "accumulate": 2, "log_every": log_every}
+    options: dict[str, Any] = {"units": count_tokens, "micro_batches": 2, "log_every": log_every}
     _, log, _ = fit(by_token, train, epochs=2, **options)
     # Six tokens in three samples; the mean over tokens would be 1, that of batch means 2 as well
     # but for the first epoch's first line, which has the first batch only.
@@ -767,7 +767,7 @@ def test_a_checkpoint_of_the_best_says_so_itself() -> None:
 
 
 def test_the_state_counts_losses_that_are_still_on_the_device() -> None:
-    trainer = build(accumulate=2)
+    trainer = build(micro_batches=2)
     trainer.train_step(one_step(*batches([1.0, 2.0], 1)))
     states = []
     trainer.save = lambda name: states.append(trainer.state_dict())
@@ -897,9 +897,9 @@ def check_resume(
 
     def make() -> tuple[Trainer, Lines]:
         log: Lines = []
-        accumulate = 2 if isinstance(make_train(), Loader) else 1
+        micro_batches = 2 if isinstance(make_train(), Loader) else 1
         options: dict[str, Any] = {"epochs": 2, "log_every": 1, "momentum": 0.9}
-        options["accumulate"] = accumulate
+        options["micro_batches"] = micro_batches
         return build(forward, fragile(), 0.1, log=log.append, **options), log
 
     whole, expected = make()
@@ -1036,7 +1036,7 @@ def test_update_may_be_overridden_for_two_optimizers() -> None:
         model,
         torch.optim.SGD([model.a], 0.25),
         forward,
-        TrainerConfig(epochs=2, accumulate=2, log_every=1),
+        TrainerConfig(epochs=2, micro_batches=2, log_every=1),
         second=torch.optim.SGD([model.b], 0.5),
         log=log.append,
     )
@@ -1087,7 +1087,7 @@ def test_fp16_scales_the_loss_and_not_the_update() -> None:
         model = nn.Linear(1, 2, bias=False)
         nn.init.zeros_(model.weight)
         train = [(torch.ones(4, 1), torch.tensor([0, 0, 0, 1]))] * 3
-        fit(tiny, train, model, 1e7, precision=precision, accumulate=2)
+        fit(tiny, train, model, 1e7, precision=precision, micro_batches=2)
         weights.append(model.weight.detach())
     assert weights[0].abs().min() > 0.1
     assert torch.allclose(weights[0], weights[1], rtol=1e-3)

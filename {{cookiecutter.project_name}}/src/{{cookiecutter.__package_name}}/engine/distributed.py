@@ -2,7 +2,7 @@
 
     init_process_group()  # does nothing unless torchrun started this process
     device = select_device("auto", deterministic=True)
-    model = wrap_ddp(model.to(device))
+    model.to(device)
     with StopSignal() as stop:
         while not stop():
             ...
@@ -21,7 +21,6 @@ from torch import distributed as dist
 from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 
 class DeviceError(ValueError):
@@ -84,14 +83,9 @@ def select_device(name: str, deterministic: bool) -> torch.device:
     return torch.device("cpu" if "cpu" in found else found)
 
 
-def wrap_ddp(model: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
-    """Give all processes the weights of the first one, and then the mean of the gradients.
-
-    Without other processes this is the model itself.
-    """
-    if not dist.is_initialized():
-        return model
-    return DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
+def world_size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def broadcast_weights(model: nn.Module) -> None:

@@ -31,7 +31,10 @@ def shard_model(model: nn.Module) -> None:
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))
     for part in (*model.children(), model):
         if next(part.parameters(), None) is not None:
-            fully_shard(part, mesh=mesh)
+            sharded = fully_shard(part, mesh=mesh)
+            # The sum of the gradients of all processes, where FSDP2 would take their mean.
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
     parameters = dict(model.named_parameters())
 
     def gather(_: Any, state: State, *__: Any) -> None:

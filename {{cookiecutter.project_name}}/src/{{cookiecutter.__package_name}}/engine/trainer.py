@@ -20,15 +20,13 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
@@ -46,8 +44,8 @@ class TrainerConfig:
     """passes over the training data"""
     max_steps: Annotated[int, 0] = 0
     """end training after this many steps (0: no limit)"""
-    accumulate: Annotated[int, 1] = 1
-    """micro-batches per step in each process (gradient accumulation)"""
+    micro_batches: Annotated[int, 0] = 0
+    """parts of a batch that go through the model at once (0: one for each process)"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """autocast precision; weights stay fp32"""
     compile: bool = False
@@ -132,9 +130,48 @@ class NoMetrics(Metrics):
     """Measures nothing."""
 
 
+class Share(Protocol):
+    """What the trainer needs to know of the processes among which a step is shared out."""
+
+    count: int
+    """micro-batches of a step, over all processes"""
+    mine: range
+    """the numbers of those of this process"""
+
+    def turn(self, number: int, size: int) -> AbstractContextManager[None]:
+        """What is put around forward and backward of a micro-batch, to add up gradients."""
+
+    def gather(self, values: list[float]) -> list[list[float]]:
+        """The numbers of each process, equally many."""
+
+
+class WholeStep(Share):
+    """The share of a process that is alone: all micro-batches, whose gradients torch adds up."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.mine = range(count)
+
+    def turn(self, number: int, size: int) -> AbstractContextManager[None]:
+        """Nothing needs to be done."""
+        return nullcontext()
+
+    def gather(self, values: list[float]) -> list[list[float]]:
+        """The numbers of the only process."""
+        return [values]
+
+
 def seed_of(*numbers: int) -> int:
     """A 32-bit seed that is a function of some numbers: a hash, since neighbours must differ."""
     return zlib.crc32(" ".join(map(str, numbers)).encode())
+
+
+def exact_sum(numbers: Iterable[float]) -> float:
+    """The sum, rounded only once: it does not depend on the order of the numbers."""
+    numbers = list(numbers)
+    if all(map(math.isfinite, numbers)):
+        return math.fsum(numbers)
+    return sum(numbers)  # infinity or NaN, of which fsum refuses some
 
 
 def _ignore(*_: Any) -> None:
@@ -152,6 +189,8 @@ class Trainer:
     """gets the model and a batch; draws random numbers from torch alone, which is seeded"""
     config: TrainerConfig
     _: KW_ONLY
+    share: Any = None
+    """the `Share` of this process in a step, such as that of share.py; None: all of the step"""
     units: Callable[[Any], int] | None = None
     """how many units (tokens, pixels) the loss of a batch counts: the loss is then the mean over
     units; without it, it is the mean over samples"""
@@ -175,10 +214,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
-        shards = self.config.accumulate * self.world_size
-        self.my_shards = list(range(self.rank, shards, self.world_size))
+        if self.share is None:
+            self.share = WholeStep(max(1, self.config.micro_batches))
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
         self.autocast: Any = torch.autocast(self.device.type, dtype) if dtype else nullcontext()
         # fp16 cannot hold small gradients: the loss is scaled up, and the gradients back down.
@@ -232,7 +269,7 @@ class Trainer:
         self.started = time.perf_counter()
         self.samples_at_start = self.samples
         start = self.step - self.epoch * len(train)  # more than 0 if a run continues here
-        steps = self.steps_of(train, self.epoch, start, self.config.accumulate)
+        steps = self.steps_of(train, self.epoch, start)
         if self.config.max_steps:
             steps = islice(steps, self.config.max_steps - self.step)
         for step in self.track(steps, self.epoch + 1, start, len(train)):
@@ -267,17 +304,15 @@ class Trainer:
         schedule sets the learning rate of `self.optimizer` alone; another one can take `self.lr`.
         """
         self.optimizer.zero_grad()
-        for shard, micro_batch in zip(self.my_shards, micro_batches, strict=True):
-            # Dropout is a function of seed, step and shard: no random state to save or disturb.
-            self.manual_seed(self.seed, self.step, shard)
-            # Processes exchange gradients once a step: in the last backward.
-            self.sync_gradients(micro_batch is micro_batches[-1])
-            output = self.forward_batch(micro_batch)
-            sums = _sums(output, micro_batch.size)
-            # Each unit weighs 1 / total. The processes then take the mean of their gradients,
-            # which is the sum over processes if each gradient is multiplied by their number.
-            loss = sums["loss"] * (self.world_size / max(1, total))
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for number, micro_batch in zip(self.share.mine, micro_batches, strict=True):
+            # Dropout is a function of seed, step and micro-batch: there is no random state to save.
+            self.manual_seed(self.seed, self.step, number)
+            with self.share.turn(number, micro_batch.size):
+                output = self.forward_batch(micro_batch)
+                sums = _sums(output, micro_batch.size)
+                # Each unit weighs 1 / total, in whichever micro-batch it is.
+                loss = sums["loss"] * (1 / max(1, total))
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             # For the log; without their graph, which would stay alive.
             self.pending.append({name: value.detach() for name, value in sums.items()})
         if self.config.max_grad_norm:
@@ -304,34 +339,31 @@ class Trainer:
 
     def evaluate(self, loader: Any) -> Values:
         """The mean loss, the values and the metrics over all samples and processes."""
-        # Each batch is cut into one micro-batch for each process.
-        return self.evaluate_steps(self.steps_of(loader, epoch=0, start=0, accumulate=1))
+        return self.evaluate_steps(self.steps_of(loader, is_training=False))
 
     @torch.no_grad()
     def evaluate_steps(self, steps: Iterable[Step]) -> Values:
-        """Evaluate steps of which this process has one micro-batch each."""
+        """Evaluate the micro-batches of these steps, without a step being made."""
         self.model.eval()
         self.metrics.reset()
         rows: list[Sums] = []
         samples = 0
         total = 0
-        for number, step in enumerate(steps):
+        for place, step in enumerate(steps):
             if self.stop():
                 raise Stopped
-            micro_batch = self.to_device(step.micro_batches[0])
-            # What forward draws is the same in each evaluation; -1: no step of training has it.
-            self.manual_seed(self.seed, -1, number, self.rank)
-            output = self.forward_batch(micro_batch)
-            rows.append(_sums(output, micro_batch.size))
-            if micro_batch.size:
-                self.metrics.update(output, micro_batch.batch)
+            for number, micro_batch in zip(self.share.mine, step.micro_batches, strict=False):
+                # What forward draws is the same each time; -1: no step of training has it.
+                self.manual_seed(self.seed, -1, place, number)
+                output = self.forward_batch(micro_batch)
+                rows.append(_sums(output, micro_batch.size))
+                if micro_batch.size:
+                    self.metrics.update(output, self.to_device(micro_batch.batch))
             samples += step.size
             total += self.count_units(step)
         if not rows:
             raise SetupError("there are no batches to evaluate")
-        columns = _columns(rows)
-        mine = [math.fsum(column) for column in columns.values()]
-        sums = dict(zip(columns, self.all_reduce_sum(mine), strict=True))
+        sums = {name: self.add_up(column) for name, column in _columns(rows).items()}
         return {**_means(sums, total, samples), **self.metrics.compute()}
 
     def finish_epoch(self, values: Values) -> None:
@@ -386,9 +418,12 @@ class Trainer:
 
     def add_pending(self) -> None:
         """Add the losses of the last steps to the sums: here training waits for the device."""
+        size = len(self.share.mine)
         for name, column in _columns(self.pending).items():
-            for value in self.all_reduce_sum(column):
-                self.sums[name] = self.sums.get(name, 0.0) + value
+            columns = self.share.gather(column)  # of all processes
+            for first in range(0, len(column), size):  # step by step
+                step = chain.from_iterable(part[first : first + size] for part in columns)
+                self.sums[name] = self.sums.get(name, 0.0) + exact_sum(step)
         self.pending.clear()
         loss = self.sums.get("loss", 0.0)
         if not math.isfinite(loss):
@@ -399,17 +434,12 @@ class Trainer:
         """The number of units in a step, over all micro-batches and processes."""
         if self.units is None:
             return step.size
-        mine = sum(self.units(part.batch) for part in step.micro_batches if part.size)
-        (total,) = self.all_reduce_sum([mine])
-        return int(total)
+        counts = [self.units(part.batch) for part in step.micro_batches if part.size]
+        return int(self.add_up([sum(counts)]))
 
-    def all_reduce_sum(self, values: list[float]) -> list[float]:
-        """The sums of these numbers over all processes."""
-        if self.world_size == 1:
-            return values
-        sums = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(sums)
-        return list(sums.tolist())
+    def add_up(self, values: list[float]) -> float:
+        """The sum of these numbers over all processes."""
+        return exact_sum(chain.from_iterable(self.share.gather(values)))
 
     def to_device(self, batch: Any) -> Any:
         """The batch with its tensors on the device of the model."""
@@ -424,23 +454,20 @@ class Trainer:
         else:
             torch.get_device_module(self.device.type).manual_seed(seed_of(*numbers))
 
-    def sync_gradients(self, is_last: bool) -> None:
-        """Let DistributedDataParallel exchange gradients in the last backward of a step only."""
-        if isinstance(self.model, DistributedDataParallel):
-            # What its no_sync() does, without a second copy of the loop's body.
-            self.model.require_backward_grad_sync = is_last
-
-    def steps_of(self, loader: Any, epoch: int, start: int, accumulate: int) -> Iterable[Step]:
+    def steps_of(
+        self, loader: Any, epoch: int = 0, start: int = 0, is_training: bool = True
+    ) -> Iterable[Step]:
         """The steps of an epoch from step `start` on, made by the loader or of its batches."""
-        shards = accumulate * self.world_size
         if hasattr(loader, "steps_of_epoch"):
-            mine = range(self.rank, shards, self.world_size)
-            steps: Iterable[Step] = loader.steps_of_epoch(epoch, start, shards, mine)
+            steps: Iterable[Step] = loader.steps_of_epoch(
+                epoch, start, self.share.count, self.share.mine
+            )
             return steps
-        if shards > 1:
+        has_whole_step = len(self.share.mine) == self.share.count
+        if not has_whole_step or (is_training and self.share.count > 1):
             raise SetupError(
-                "gradient accumulation and several processes need a `Loader`, which cuts a batch "
-                f"into micro-batches; found {type(loader).__name__}"
+                "several micro-batches or processes need a `Loader`, which cuts batches into "
+                f"micro-batches; found {type(loader).__name__}"
             )
         if self.is_resumed:
             _check_is_seeded(loader)
