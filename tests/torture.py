@@ -1,17 +1,23 @@
 """Kill training runs of a generated project at random moments, and let them go on to their end."""
 
 #     python tests/torture.py PROJECT --kills 30 --seed 0
+#     python tests/torture.py PROJECT --kills 20 --processes
 #
-# A run that was killed by SIGKILL and continued must end bit for bit like one that was not.
+# A run that was killed by SIGKILL and continued must end bit for bit like one that was not. With
+# --processes a run has four micro-batches a step, and is started and continued in 1, 2 or 4
+# processes, drawn anew each time, of which one or all are killed, or torchrun and then all.
 
 import argparse
 import ctypes
+import gc
 import importlib
 import json
 import logging
 import os
 import random
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +36,7 @@ import torch
 FIXED = ["loader.batch_size=16", "optim.patience=0", "trainer.epochs=3"]
 CHOICES = """
     seed=0,1,2 loader.limit=225,240 loader.num_workers=0,2 loader.drop_last=false,false,true
-    trainer.micro_batches=1,3 trainer.max_grad_norm=0,0.1
+    trainer.micro_batches=1,2,3,4 trainer.max_grad_norm=0,0.1
     optim.scheduler=constant,cosine,linear,plateau optim.warmup=0,9 trainer.monitor=right,loss
     trainer.log_every=1,2 trainer.save_every=0,3,7 trainer.patience=0,0,0,1 optim.lr=0.01,0.1
     trainer.precision=fp32,fp32,bf16,fp16
@@ -40,8 +46,11 @@ CHOICES = """
 class Scenario:
     """A run of random options that nobody disturbs, and the same one killed up to four times."""
 
-    def __init__(self, package: str, seed: int, number: int, folder: Path) -> None:
+    def __init__(
+        self, package: str, seed: int, number: int, folder: Path, processes: tuple[int, ...] = (1,)
+    ) -> None:
         self.random, self.folder = random.Random(f"{seed} {number}"), folder
+        self.processes = processes  # how many there may be
         self.main: Any = importlib.import_module(f"{package}.__main__")
         self.checkpoint: Any = importlib.import_module(f"{package}.engine.checkpoint")
         self.tiny: Any = importlib.import_module("tiny")  # the task of its tests
@@ -52,6 +61,9 @@ class Scenario:
         if "optim.scheduler=plateau" in self.options:
             self.options.append("optim.warmup=0")  # all that it takes
         self.noisy, self.threads = self.random.choice((False, True)), self.random.choice((1, 2))
+        if len(processes) > 1:
+            self.options.append("trainer.micro_batches=4")
+            self.threads = 1  # as torchrun has it
         self.kills: Counter[str] = Counter()
 
     def execute(self) -> None:
@@ -76,7 +88,8 @@ class Scenario:
             last = states.get("last.pt", states.get("last.prev.pt"))
             kept = log[: last["logger"]["bytes"]] if last else b""
             words = ["train", "--resume", str(part)]
-            threads = 3 - self.threads  # another number: the run must set its own again
+            if len(self.processes) == 1:
+                threads = 3 - self.threads  # another number: the run must set its own again
         expect_same(self.state(whole), self.state(part))
         expect_same(*scalars(part))
 
@@ -116,20 +129,47 @@ class Scenario:
 
     def run(self, words: list[str], threads: int, is_due: Callable[[], bool]) -> bool:
         """Type a command, and kill it once it is due; whether that was before its end."""
-        self.started, ended = time.time(), (0, 0)
-        if not (pid := os.fork()):
-            os._exit(self.child(words, threads))
+        self.started = time.time()
+        count = self.random.choice(self.processes)
+        has_torchrun = count > 1 and self.random.random() < 0.1
+        agent = self.torchrun(words, count) if has_torchrun else None
+        group = Group(agent, [] if agent else self.fork(words, threads, count))
         try:
-            while not (ended := os.waitpid(pid, os.WNOHANG))[0] and not is_due():
+            while not group.ended() and not is_due():
                 time.sleep(0.0002)
+            is_killed = not group.codes
+            if is_killed:
+                group.kill(self.random)
+            group.wait()
         finally:  # also when we are to end ourselves
-            if is_killed := not ended[0]:
-                os.kill(pid, signal.SIGKILL)
-                ended = os.waitpid(pid, 0)
-        code = os.waitstatus_to_exitcode(ended[1])
-        said = (self.folder / "said.txt").read_text("utf-8", "replace")[-3000:] if code > 0 else ""
-        assert code == (-signal.SIGKILL if is_killed and code else 0), f"exit code {code}\n{said}"
-        return code != 0
+            group.end()
+        codes = set(group.codes.values())
+        said = (self.folder / "said.txt").read_text("utf-8", "replace")[-3000:]
+        assert is_killed or codes == {0}, f"exit codes {group.codes}\n{said}"
+        assert count > 1 or codes <= {0, -signal.SIGKILL}, f"exit codes {group.codes}\n{said}"
+        return codes != {0}
+
+    def fork(self, words: list[str], threads: int, count: int) -> list[int]:
+        """Start the command in so many processes, as torchrun would."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pids = []
+        for rank in range(count):
+            if not (pid := os.fork()):
+                if count > 1:
+                    os.environ |= environment_of(rank, count, port)
+                os._exit(self.child(words, threads))
+            pids.append(pid)
+        return pids
+
+    def torchrun(self, words: list[str], count: int) -> "subprocess.Popen[bytes]":
+        """Start the command by torchrun itself."""
+        job = json.dumps([words, str(self.folder), self.noisy])
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(count), __file__, *sys.argv[1:2], "--job", job]
+        with (self.folder / "said.txt").open("ab") as said:
+            return subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
 
     def child(self, words: list[str], threads: int) -> int:
         try:
@@ -148,6 +188,9 @@ class Scenario:
             return 1
         finally:
             sys.stdout.flush()
+            if torch.distributed.is_initialized():
+                gc.collect()
+                torch.distributed.destroy_process_group()
 
     def state(self, run: Path) -> dict[Any, Any]:
         """All that must be the same in both runs."""
@@ -158,6 +201,73 @@ class Scenario:
         for number, line in enumerate(read_log(run), 1):
             state["line", number] = {key: line[key] for key in line.keys() - {"time", "rate"}}
         return state
+
+
+def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
+    """The variables by which torchrun tells a process what it is."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    numbers |= {"GROUP_WORLD_SIZE": 1, "TORCHELASTIC_RESTART_COUNT": 0, "MASTER_PORT": port}
+    texts = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "torture"}
+    return texts | {name: str(number) for name, number in numbers.items()}
+
+
+class Group:
+    """The processes of a command, which torchrun or we have started."""
+
+    def __init__(self, agent: "subprocess.Popen[bytes] | None", pids: list[int]) -> None:
+        self.agent = agent
+        self.pids = pids
+        self.codes: dict[int, int] = {}
+
+    def left(self) -> list[int]:
+        """Those of which no exit code is known."""
+        return [pid for pid in self.pids if pid not in self.codes]
+
+    def ended(self) -> dict[int, int]:
+        """The exit codes of those that have ended."""
+        if self.agent and self.agent.poll() is not None:
+            self.codes[self.agent.pid] = self.agent.returncode
+        for pid in self.left():
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                self.codes[pid] = os.waitstatus_to_exitcode(status)
+        return self.codes
+
+    def kill(self, rng: random.Random) -> None:
+        """Kill one process or all; or torchrun, and its processes a moment later."""
+        victims = self.pids if rng.random() < 0.5 else [rng.choice(self.pids or [0])]
+        if self.agent:
+            children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
+            victims = [int(pid) for pid in children.read_text().split()]
+            self.agent.kill()
+            self.agent.wait()
+            self.pids = victims  # which are ours now
+            time.sleep(0.5 * rng.random())
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Wait for all of them. Once one has failed the others are ended, as torchrun does it."""
+        terminated = 0.0
+        while self.left() or (self.agent and self.agent.poll() is None):
+            has_failed = any(self.ended().values())
+            if has_failed and not terminated:
+                terminated = time.time()
+                for pid in self.left():
+                    os.kill(pid, signal.SIGTERM)
+            if terminated and time.time() - terminated > 10:
+                self.end()
+            time.sleep(0.002)
+        self.ended()
+
+    def end(self) -> None:
+        """Kill what is left."""
+        if self.agent:
+            self.agent.kill()
+        for pid in self.left():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self.codes[pid] = -signal.SIGKILL
 
 
 def plain(value: Any) -> Any:
@@ -198,11 +308,18 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="the number of the one scenario to run")
+    parser.add_argument("--processes", action="store_true", help="in 1, 2 and 4 processes")
+    parser.add_argument("--job", help="what torchrun starts")
     options = parser.parse_args()
     sys.dont_write_bytecode = True  # the project stays as it is
     torch.set_num_threads(1)  # a process with threads cannot be forked
     (package,) = options.project.resolve().glob("src/*/__init__.py")
     sys.path[:0] = [str(package.parents[1]), str(package.parents[2] / "tests" / "engine")]
+    if options.job:
+        words, folder, noisy = json.loads(options.job)
+        scenario = Scenario(package.parent.name, 0, 0, Path(folder))
+        scenario.noisy = noisy
+        sys.exit(scenario.child(words, 1))
     for name in ("torch._dynamo", "torch.utils.tensorboard"):  # once here, not in each run
         importlib.import_module(name)
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it purges
@@ -212,13 +329,15 @@ def main() -> None:
     for number in range(options.kills) if options.only is None else [options.only]:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            scenario = Scenario(package.parent.name, options.seed, number, Path(folder))
+            numbers = (1, 2, 4) if options.processes else (1,)
+            scenario = Scenario(package.parent.name, options.seed, number, Path(folder), numbers)
             text = f"{number:3} noisy={scenario.noisy} threads={scenario.threads}"
             text = " ".join([text, *scenario.options])
             try:
                 scenario.execute()
             except Exception:
-                again = f"python tests/torture.py PROJECT --seed {options.seed} --only {number}"
+                words = " --processes" if options.processes else ""
+                again = f"tests/torture.py PROJECT --seed {options.seed} --only {number}{words}"
                 sys.exit(f"{traceback.format_exc()}\n{text}\nFAILED: {again}")
         total += scenario.kills
         print(text, dict(scenario.kills), f"{time.monotonic() - start:.1f} s", flush=True)

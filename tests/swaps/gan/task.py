@@ -28,6 +28,8 @@ class GanTrainer(Trainer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Without DistributedDataParallel, which wants gradients of all weights in each backward.
+        self.model = getattr(self.model, "module", self.model)
         self.second = torch.optim.Adam(self.weights_of("discriminator"))
 
     def weights_of(self, player: str) -> list[nn.Parameter]:
@@ -38,15 +40,14 @@ class GanTrainer(Trainer):
         for name, optimizer in (("discriminator", self.second), ("generator", self.optimizer)):
             weights = self.weights_of(name)
             self.model.zero_grad()
-            for shard, micro_batch in zip(self.my_shards, micro_batches, strict=True):
-                self.manual_seed(self.seed, self.step, shard)
-                self.sync_gradients(is_last=False)  # those of one player are added up below
+            for number, micro_batch in zip(self.share.mine, micro_batches, strict=True):
+                self.manual_seed(self.seed, self.step, number)
                 output = self.forward_batch(micro_batch)
                 loss = output.values[name][: micro_batch.size].sum()
                 torch.autograd.backward(loss / total, inputs=weights)
                 self.pending.append({"loss": loss.detach()})
-            for weight in weights if self.world_size > 1 else ():
-                torch.distributed.all_reduce(weight.grad)
+            for weight in weights:
+                weight.grad = self.share.add_up(weight.grad)
             optimizer.param_groups[0]["lr"] = self.lr  # the schedule sets that of the first only
             optimizer.step()
 

@@ -44,6 +44,10 @@ class Job:
     """whether the loss counts positive coordinates, of which samples have different numbers"""
     has_unused_parameter: bool = False
     """whether a parameter of the model gets no gradient"""
+    dropout: float = 0.0
+    """share of the hidden units that are left out in training"""
+    has_batch_norm: bool = False
+    """whether batch norm stands before the model"""
     fails_at: int = 0
     """the step after which all processes fail"""
     is_signalled_at: int = 0
@@ -113,7 +117,7 @@ def watched_task(job: Job, seen: dict[str, Any]) -> type[TinyTask]:
         trainer = WatchedTrainer
         sizes = dict.fromkeys(["train", "val", "test"], job.samples)
         dtype = torch.float64 if job.is_double else torch.float32
-        dropout = 0.0
+        dropout = job.dropout
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
@@ -127,6 +131,10 @@ def watched_task(job: Job, seen: dict[str, Any]) -> type[TinyTask]:
 
         def build_model(self) -> nn.Module:
             model = super().build_model()
+            if job.has_batch_norm:  # which takes a single sample, since it has four places
+                places = nn.Unflatten(1, (4, 4))
+                norm = nn.BatchNorm1d(4, dtype=self.dtype)
+                model = nn.Sequential(places, norm, nn.Flatten(), model)
             if job.has_unused_parameter:
                 model.register_parameter("unused", nn.Parameter(torch.zeros(3, dtype=self.dtype)))
             return model
