@@ -104,7 +104,8 @@ def test_evaluate_uses_what_the_run_has_learnt_and_warns_that_the_data_has_chang
     monkeypatch.setattr(TinyTask, "sizes", {"train": 20, "val": 60, "test": 60})
     code, out, err = command("evaluate", str(run))
     assert code == 0, err
-    assert err == f"warning: {file}: the data has changed since the run began\n"
+    change = f"{file.name} changed"
+    assert err == f"warning: {file}: the data has changed since the run began: {change}\n"
     assert json.loads(out)["loss"] == line["loss"]
 
 
