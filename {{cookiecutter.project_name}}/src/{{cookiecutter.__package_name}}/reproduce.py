@@ -59,7 +59,7 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
     for key, text in (differing or {"surroundings": "as before"}).items():
         run.logger.info(f"{key:12}  {text}")
     if differing.keys() & {"python", *before["packages"], *manifest["packages"]}:
-        run.logger.info(environment_commands(folder, before["python"]))
+        run.logger.info(environment_commands(folder, before["python"], before["packages"]))
     check_surroundings(folder, before, differing, force)
     # Damage shows now, and not after the run.
     read_log(folder / "metrics.jsonl")
@@ -77,19 +77,20 @@ def surroundings(before: Facts, now: Facts) -> dict[str, str]:
     return differing
 
 
-def environment_commands(folder: Path, python: str) -> str:
-    """The commands that make the recorded environment, for pip and for uv.
-
-    The index of torch's builds has other packages too, which uv would look for nowhere else.
-    """
+def environment_commands(folder: Path, python: str, packages: dict[str, str]) -> str:
+    """The commands that make the recorded environment, for pip and for uv."""
+    what = f"-r {shlex.quote(str(folder / 'requirements.txt'))}"
+    build = packages.get("torch", "").partition("+")[2]
+    uv_option = ""
+    if build:  # such as cpu or cu130; it is in an index of its own, with a few other packages
+        what += f" --extra-index-url https://download.pytorch.org/whl/{build}"
+        uv_option = " --index-strategy unsafe-best-match"  # look for those elsewhere too
     version = python.rpartition(".")[0]
-    requirements = shlex.quote(str(folder / "requirements.txt"))
-    pip = f"python{version} -m venv venv && venv/bin/pip install -r {requirements}"
-    uv = (
-        f"uv venv --python {python} venv && uv pip install --python venv "
-        f"--index-strategy unsafe-best-match -r {requirements}"
+    return (
+        "the versions of the run are installed by\n"
+        f"    python{version} -m venv venv && venv/bin/pip install {what}\n"
+        f"or  uv venv --python {python} venv && uv pip install --python venv {what}{uv_option}"
     )
-    return f"the recorded versions are installed by: {pip}\nor by: {uv}"
 
 
 def check_surroundings(folder: Path, before: Facts, differing: dict[str, str], force: bool) -> None:

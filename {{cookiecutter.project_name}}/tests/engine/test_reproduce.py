@@ -194,11 +194,16 @@ def test_other_surroundings_are_shown_and_are_the_likely_cause(
 
 
 def test_the_recorded_versions_are_installed_by_pip_or_by_uv() -> None:
-    pip, uv = environment_commands(Path("my runs/x"), "3.12.4").splitlines()
-    install = "venv/bin/pip install -r 'my runs/x/requirements.txt'"
-    assert pip.endswith(f": python3.12 -m venv venv && {install}")
-    assert ": uv venv --python 3.12.4 venv && uv pip install --python venv " in uv
-    assert uv.endswith(" -r 'my runs/x/requirements.txt'")
+    run = Path("my runs/x")
+    _, pip, uv = environment_commands(run, "3.12.4", {"torch": "2.9.1"}).splitlines()
+    install = "pip install -r 'my runs/x/requirements.txt'"
+    assert pip == f"    python3.12 -m venv venv && venv/bin/{install}"
+    install = "pip install --python venv -r 'my runs/x/requirements.txt'"
+    assert uv == f"or  uv venv --python 3.12.4 venv && uv {install}"
+    _, pip, uv = environment_commands(run, "3.12.4", {"torch": "2.9.1+cu130"}).splitlines()
+    index = " --extra-index-url https://download.pytorch.org/whl/cu130"
+    assert pip.endswith(index)
+    assert uv.endswith(f"{index} --index-strategy unsafe-best-match")
 
 
 def test_all_data_is_read_again_if_that_is_asked_for(

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ class WriteError(OSError):
 class HashedFile(NamedTuple):
     """A file whose hash is wanted, as it was before it was read."""
 
-    path: Path
+    path: str
     name: str
     size: int
     mtime_ns: int
@@ -133,7 +134,8 @@ def start(folder: Path, config_text: str, manifest: Facts, package: Path, hashes
     write(folder / "manifest.json", manifest)
     write(folder / "data.sha256", _encode(hashes))
     write(folder / "requirements.txt", _requirements(manifest["packages"], package).encode())
-    for file in list(_files(package, "*")):  # all that there is before anything is copied
+    files = list(_files(str(package), "*"))  # all that there is before anything is copied
+    for file in map(Path, files):
         is_kept = file.suffix not in SECRET_SUFFIXES and os.access(file, os.R_OK)
         if is_kept and file.stat().st_size <= MAX_FILE_BYTES:
             copy = folder / "source" / file.relative_to(package.parent)
@@ -204,10 +206,11 @@ def hash_files(
     are read in pieces, so this takes little memory. Raises RunError if one cannot be read.
     """
     files = []
-    for path in paths:
+    for path in map(os.path.abspath, paths):
+        start_of_name = len(os.path.join(os.path.dirname(path), ""))
         for file in _files(path, pattern):
-            stat = file.stat()  # before it is read: a change from now on shows the next time
-            name = file.relative_to(path.parent).as_posix()
+            stat = os.stat(file)  # before it is read: a change from now on shows the next time
+            name = file[start_of_name:].replace(os.sep, "/")
             files.append(HashedFile(file, name, stat.st_size, stat.st_mtime_ns))
     if sum(file.size for file in files) < CACHED_BYTES:
         cache = None
@@ -215,11 +218,10 @@ def hash_files(
     entries = dict(known)
     lines = []
     for path, name, *now in files:
-        key = os.path.abspath(path)
-        *before, sha256 = known.get(key, [""])
+        *before, sha256 = known.get(path, [""])
         if verify or before != now:
             sha256 = _hash_contents(path)
-        entries[key] = [*now, sha256]
+        entries[path] = [*now, sha256]
         lines.append(f"{sha256}  {name}\n")
     if cache and entries != known:
         _write_cache(cache, entries)
@@ -297,9 +299,6 @@ def _requirements(packages: dict[str, str], package: Path) -> str:
         if is_folder or package.name in (distribution.read_text("top_level.txt") or "").split():
             local.add(distribution.metadata["Name"].lower())
     lines = [f"{name}=={version}\n" for name, version in packages.items() if name not in local]
-    build = packages.get("torch", "").partition("+")[2]
-    if build:  # such as cpu or cu130, which has an index of its own
-        lines.insert(0, f"--extra-index-url https://download.pytorch.org/whl/{build}\n")
     return "".join(lines)
 
 
@@ -312,29 +311,39 @@ def _cpu_model() -> str:
     return platform.processor()
 
 
-def _files(path: Path, pattern: str, parents: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield the file itself, or the files in a folder in the order of their paths.
-
-    `parents` are the folders that it is in: a link that leads back to one of them is not followed.
-    """
-    if path.is_file():
+def _files(path: str, pattern: str) -> Iterator[str]:
+    """Yield the file itself, or the files in a folder in the order of their paths."""
+    if os.path.isfile(path):
         yield path
-    real = os.path.realpath(path)
-    if not path.is_dir() or real in parents:
+    elif os.path.isdir(path):
+        yield from _files_below(path, pattern, set())
+
+
+def _files_below(folder: str, pattern: str, parents: set[str]) -> Iterator[str]:
+    """Yield the files in a folder, but follow no link back to a folder that it is in.
+
+    Paths are texts here: objects would take most of the time for many files.
+    """
+    real = os.path.realpath(folder)
+    if real in parents:
         return
     try:
-        entries = sorted(path.iterdir())
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from None
+        raise RunError(f"{folder}: cannot be read: {error.strerror}") from None
     for entry in entries:
-        is_litter = entry.name.startswith(".") or entry.name in LITTER
-        if not is_litter and (entry.is_dir() or entry.match(pattern)):
-            yield from _files(entry, pattern, (*parents, real))
+        if entry.name.startswith(".") or entry.name in LITTER:
+            continue
+        if entry.is_dir():
+            yield from _files_below(entry.path, pattern, {real, *parents})
+        elif entry.is_file() and fnmatchcase(entry.name, pattern):
+            yield entry.path
 
 
-def _hash_contents(file: Path) -> str:
+def _hash_contents(file: str) -> str:
     try:
-        with file.open("rb") as opened:
+        with open(file, "rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise RunError(f"{file}: cannot be read: {error.strerror}") from None
