@@ -297,7 +297,7 @@ def _requirements(packages: dict[str, str], package: Path) -> str:
     for distribution in metadata.distributions():
         is_folder = "dir_info" in (distribution.read_text("direct_url.json") or "")
         if is_folder or package.name in (distribution.read_text("top_level.txt") or "").split():
-            local.add(distribution.metadata["Name"].lower())
+            local.add(str(distribution.metadata["Name"]).lower())
     lines = [f"{name}=={version}\n" for name, version in packages.items() if name not in local]
     return "".join(lines)
 
