@@ -3,14 +3,19 @@
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+# The code of a run, which --source run starts, gets the folder of the project from this variable.
+ROOT_VARIABLE = "RUN_SOURCE_ROOT"
 PARENTS = Path(__file__).resolve().parents
-ROOT = next((path for path in PARENTS if (path / "pyproject.toml").exists()), Path.cwd())
+FOUND = next((path for path in PARENTS if (path / "pyproject.toml").exists()), Path.cwd())
+ROOT = Path(os.environ.get(ROOT_VARIABLE, FOUND))
 DEFAULT = ROOT / "configs" / "default.yaml"
+VERIFY_HELP = "read all data again, even what has not changed in size and time since the last run"
 
 
 class CommandError(ValueError):
@@ -32,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         for name in ("run", "resume", "init_from"):
             check_run(getattr(options, name, None))
+        if getattr(options, "source", "today") == "run":
+            return run_source(options.run, arguments)
         return int(options.run_command(options) or 0)
     except KeyboardInterrupt:  # before there was anything to save, or for the second time
         return 130
@@ -60,7 +67,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
     train.add_argument("--resume", type=Path, metavar="RUN", help="continue this run in place")
     train.add_argument("--init-from", type=Path, metavar="RUN", help="start from its best weights")
+    train.add_argument("--verify-data", action="store_true", help=VERIFY_HELP)
 
+    add_commands_about_runs(commands)
+
+    config = commands.add_parser("config", help="print every option with its default, as YAML")
+    config.set_defaults(run_command=run_config)
+    return parser.parse_args(arguments)
+
+
+def add_commands_about_runs(commands: Any) -> None:
+    """Add the commands whose first argument is a run."""
     evaluate = commands.add_parser("evaluate", help="print the metrics of a run as a JSON object")
     predict = commands.add_parser("predict", help="print a JSON object for each input")
     reproduce = commands.add_parser(
@@ -68,19 +85,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     for command in (evaluate, predict, reproduce):
         command.add_argument("run", type=Path, metavar="RUN")
+        command.add_argument(
+            "--source",
+            choices=["run", "today"],
+            default="today",
+            help="run the code in RUN/source or today's code, which is the default",
+        )
     evaluate.set_defaults(run_command=run_evaluate)
     evaluate.add_argument("--split", choices=["val", "test"], default="test")
     evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best")
     predict.set_defaults(run_command=run_predict)
     predict.add_argument("inputs", nargs="+", metavar="INPUT", help="- reads lines from stdin")
     reproduce.set_defaults(run_command=run_reproduce)
+    reproduce.add_argument("--verify-data", action="store_true", help=VERIFY_HELP)
     reproduce.add_argument(
         "--force", action="store_true", help="run even if data or source code have changed"
     )
-
-    config = commands.add_parser("config", help="print every option with its default, as YAML")
-    config.set_defaults(run_command=run_config)
-    return parser.parse_args(arguments)
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -99,11 +119,11 @@ def run_train(options: argparse.Namespace) -> None:
     if options.resume:
         from .resume import resume
 
-        print(resume(options.resume, words, ROOT))
+        print(resume(options.resume, words, ROOT, options.verify_data))
         return
     from .train import train
 
-    print(train(config, words, ROOT, options.init_from))
+    print(train(config, words, ROOT, options.init_from, options.verify_data))
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -132,7 +152,7 @@ def run_reproduce(options: argparse.Namespace) -> int:
     """Run a run again and print the verdict."""
     from .reproduce import reproduce
 
-    verdict = reproduce(options.run, ROOT, options.force)
+    verdict = reproduce(options.run, ROOT, options.force, options.verify_data)
     print_json(verdict)
     return 3 if verdict.get("identical") is False else 0
 
@@ -143,6 +163,33 @@ def run_config(options: argparse.Namespace) -> None:
     from .train import load_config
 
     print(dump(load_config(None), comments=True), end="")
+
+
+def run_source(run: Path, arguments: list[str] | None) -> int:
+    """Have the code in RUN/source do the command, and return its exit code.
+
+    It takes the place of this process, so that signals, torchrun and pipes find it there. It writes
+    no bytecode, which would change the folder of the run.
+    """
+    from .engine.record import find_source
+
+    package = find_source(run)
+    # The code of a run may be older than --source, so the option is not handed on.
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--source")
+    _, words = parser.parse_known_args(arguments)
+    # -P: a package of the same name in the current folder must not come before the run's own.
+    command = [sys.executable, "-P", "-m", package.name, *words]
+    paths = [str(package.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        ROOT_VARIABLE: str(ROOT),
+    }
+    if os.name == "posix":
+        os.execve(sys.executable, command, environment)
+    return subprocess.call(command, env=environment)  # Windows cannot replace a process
 
 
 def check_run(folder: Path | None) -> None:

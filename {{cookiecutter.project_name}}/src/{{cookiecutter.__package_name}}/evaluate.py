@@ -1,5 +1,6 @@
 """Evaluate a run, predict with it, or load its model into a notebook."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,7 +15,7 @@ from .engine.logger import null_if_not_finite
 from .engine.record import Facts
 from .engine.task import DataError
 from .task import Task
-from .train import Run, load_config
+from .train import PACKAGE, Run, load_config
 
 
 def load(run: Path | str, name: str = "best") -> tuple[nn.Module, Task]:
@@ -26,14 +27,15 @@ def load(run: Path | str, name: str = "best") -> tuple[nn.Module, Task]:
     settings = load_config(folder / "config.yaml")
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
     task = Task(settings.data, settings.model, Path.cwd())
-    checkpoint.restore(state, {"task": task})
+    restore(state, {"task": task})
     model = task.build_model()
-    checkpoint.restore(state, {"model_state_dict": model})
+    restore(state, {"model_state_dict": model})
     return model.eval(), task
 
 
 def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
     """The metrics of a checkpoint on a split of today's data, on whatever device there is."""
+    warn_of_other_source(folder)
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
     if "task" not in state:
         raise checkpoint.CheckpointError("not a checkpoint of this project: task is missing")
@@ -41,7 +43,7 @@ def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
     changes = ["device=auto", "sharding=false", "optim.warmup=0", "loader.drop_last=false"]
     settings = load_config(folder / "config.yaml", changes)
     run = Run(settings, root, learnt=state["task"])
-    checkpoint.restore(state, {"model_state_dict": run.model})
+    restore(state, {"model_state_dict": run.model})
     if split not in run.loaders:
         raise record.RunError(f"the data has no {split} split; there are: {', '.join(run.loaders)}")
     if run.is_main:
@@ -52,11 +54,32 @@ def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
     return {**where, **run.task.report(), **null_if_not_finite(values)}
 
 
+def restore(state: Facts, parts: Facts) -> None:
+    """Load the state of parts; an error says how to load what today's code cannot."""
+    try:
+        checkpoint.restore(state, parts)
+    except checkpoint.CheckpointError as error:
+        raise checkpoint.CheckpointError(f"{error}; --source run uses the run's own code") from None
+
+
 def warn_of_other_data(run: Run, folder: Path) -> None:
     """Say so if the data is not what it was when the run began."""
     manifest = record.read(folder / "manifest.json")
-    if manifest.get("data") != record.fingerprint(*run.task.data_files()):
-        print(f"warning: {run.data_changed()}", file=sys.stderr)
+    run.hash_data()
+    if manifest.get("data") != record.fingerprint_of(run.hashes):
+        print(f"warning: {run.data_changed(folder)}", file=sys.stderr)
+
+
+def warn_of_other_source(folder: Path) -> None:
+    """Say so, once, if the code that runs is not what ran when the run began."""
+    today = record.fingerprint(PACKAGE, pattern="*.py")
+    source = record.read(folder / "manifest.json").get("source", today)
+    if source != today and os.environ.get("RANK", "0") == "0":
+        print(
+            "warning: the source code has changed since the run began; "
+            "--source run uses the run's own code",
+            file=sys.stderr,
+        )
 
 
 @torch.no_grad()
@@ -66,6 +89,7 @@ def predict(folder: Path, inputs: Iterable[str]) -> Iterator[Facts]:
     There is none for an input that the task cannot take: that is reported on stderr, and raises
     DataError in the end.
     """
+    warn_of_other_source(folder)
     model, task = load(folder)
     model.to(distributed.select_device("auto", deterministic=True))
     batch_size = load_config(folder / "config.yaml").loader.batch_size

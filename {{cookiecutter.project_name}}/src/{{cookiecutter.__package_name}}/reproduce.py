@@ -1,14 +1,17 @@
 """Run a finished run again in a new folder, compare bit for bit, and say what differs and why."""
 
+import shlex
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .engine import checkpoint, record
 from .engine.logger import read_log
 from .engine.record import Facts
-from .train import Run, load_config
+from .train import PACKAGE, Run, load_config
 
 ABOUT_THE_CALL = {"command", "git_commit", "git_dirty"}
 """what a manifest holds that no bit of a run depends on"""
@@ -31,20 +34,32 @@ CAUSES = (
 """what may explain a difference, the likeliest first"""
 
 
-def reproduce(folder: Path, root: Path, force: bool = False) -> Facts:
-    """Run a finished run again, and return the verdict; `force`: even with other data or source."""
+def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool = False) -> Facts:
+    """Run a finished run again, and return the verdict.
+
+    `force`: even with other data or source. `verify_data`: read all data for its fingerprint, also
+    what has not changed in size and time.
+    """
     result = record.read(folder / "result.json")
     if result.get("status") != "finished":
         raise record.RunError(f"{folder}: this run is not finished; finish it with train --resume")
-    before = record.read(folder / "manifest.json", "threads", "processes", "parent", *INPUTS)
+    keys = ("python", "packages", "threads", "processes", "parent", *INPUTS)
+    before = record.read(folder / "manifest.json", *keys)
+    # The config of a run may have options that other code does not know, so this comes first.
+    source = {"source": record.fingerprint(PACKAGE, pattern="*.py")}
+    check_surroundings(folder, before, differences({"source": before["source"]}, source), force)
     torch.set_num_threads(before["threads"])  # the bits depend on it
     run = Run(load_config(folder / "config.yaml"), root)
     if before["parent"]:
         run.init_from(root / before["parent"])
-    manifest = run.manifest()
+    manifest = run.manifest(verify_data)
     differing = surroundings(before, manifest)
+    if "data" in differing:
+        differing["data"] += f": {record.changes(folder, run.hashes)}"
     for key, text in (differing or {"surroundings": "as before"}).items():
         run.logger.info(f"{key:12}  {text}")
+    if differing.keys() & {"python", *before["packages"], *manifest["packages"]}:
+        run.logger.info(environment_commands(folder, before["python"], before["packages"]))
     check_surroundings(folder, before, differing, force)
     # Damage shows now, and not after the run.
     read_log(folder / "metrics.jsonl")
@@ -59,7 +74,25 @@ def surroundings(before: Facts, now: Facts) -> dict[str, str]:
     differing: dict[str, str] = {}
     for facts in [before, *before.get("resumes", [])]:
         differing |= differences(facts, now)
+    if before.get("same_bits"):  # in any number of processes
+        differing.pop("processes", None)
     return differing
+
+
+def environment_commands(folder: Path, python: str, packages: dict[str, str]) -> str:
+    """The commands that make the recorded environment, for pip and for uv."""
+    what = f"-r {shlex.quote(str(folder / 'requirements.txt'))}"
+    build = packages.get("torch", "").partition("+")[2]
+    uv_option = ""
+    if build:  # such as cpu or cu130; it is in an index of its own, with a few other packages
+        what += f" --extra-index-url https://download.pytorch.org/whl/{build}"
+        uv_option = " --index-strategy unsafe-best-match"  # look for those elsewhere too
+    version = python.rpartition(".")[0]
+    return (
+        "the versions of the run are installed by\n"
+        f"    python{version} -m venv venv && venv/bin/pip install {what}\n"
+        f"or  uv venv --python {python} venv && uv pip install --python venv {what}{uv_option}"
+    )
 
 
 def check_surroundings(folder: Path, before: Facts, differing: dict[str, str], force: bool) -> None:
@@ -72,14 +105,20 @@ def check_surroundings(folder: Path, before: Facts, differing: dict[str, str], f
         )
     changed = [key for key in INPUTS if key in differing]
     if changed and not force:
+        way = "use --source run to run its own code, " if "source" in changed else ""
         raise record.RunError(
             f"{folder}: {' and '.join(changed)} changed since this run; "
-            "undo that, or use --force to run it all the same"
+            f"{way}undo that, or use --force to run it all the same"
         )
 
 
 def verdict(folder: Path, again: Path, differing: dict[str, str]) -> Facts:
-    """Whether two runs are identical, and if not, where they begin to differ, and why."""
+    """Whether two runs are identical, and if not, where they begin to differ, and why.
+
+    `first_step` is the step of the first line of the log that differs, `metrics` what differs in
+    the last line, and `weights` the largest difference between weights at the end. For the rest
+    see `compare_checkpoints`.
+    """
     result = record.read(again / "result.json")
     logs = [read_log(run / "metrics.jsonl") for run in (folder, again)]
     lines = list(zip_longest(*logs, fillvalue={}))
@@ -95,6 +134,7 @@ def verdict(folder: Path, again: Path, differing: dict[str, str]) -> Facts:
         "first_step": next(iter(steps), None),
         "metrics": differences(*lines[-1]),
         "weights": distance(last_weights(folder), last_weights(again)),
+        **compare_checkpoints(folder, again),
         "likely_cause": next((key for key in CAUSES if key in differing), "none of these"),
     }
 
@@ -113,8 +153,12 @@ def differences(one: Facts, other: Facts) -> dict[str, str]:
 
 def last_weights(folder: Path) -> Facts:
     """The weights at the end of a run."""
-    state = checkpoint.load(folder / "checkpoints" / "last.pt")
-    return dict(state["model_state_dict"])
+    return weights_of(folder / "checkpoints" / "last.pt")
+
+
+def weights_of(path: Path) -> Facts:
+    """The weights in a checkpoint, in the order of the model."""
+    return dict(checkpoint.load(path)["model_state_dict"])
 
 
 def distance(weights: Facts, others: Facts) -> float | None:
@@ -125,3 +169,58 @@ def distance(weights: Facts, others: Facts) -> float | None:
         if name in others and others[name].shape == weight.shape and weight.numel() > 0
     ]
     return max(distances, default=None)
+
+
+def compare_checkpoints(folder: Path, again: Path) -> Facts:
+    """Where the weights of two runs part, as far as their checkpoints can tell.
+
+    Checkpoints of the same step are compared, of which there are up to three. `equal_until` is the
+    last step before which all of them, and at which too, are equal to the bit; 0 if none is. At the
+    next one, `first_parameter` is the first in the order of the model that differs, with that step
+    and the first two numbers that differ. The weights of the steps between are recorded nowhere,
+    so the step in which the runs part is one after `equal_until`, up to that of `first_parameter`.
+    """
+    found: Facts = {"equal_until": 0, "first_parameter": None}
+    before = checkpoints(folder)
+    after = checkpoints(again)
+    for step in sorted(before.keys() & after.keys()):
+        parameter = first_difference(weights_of(before[step]), weights_of(after[step]))
+        if parameter:
+            found["first_parameter"] = {"step": step, **parameter}
+            break
+        found["equal_until"] = step
+    return found
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a run by their steps, without those that cannot be read."""
+    found = {}
+    for path in (folder / "checkpoints").glob("*.pt"):
+        with suppress(checkpoint.CheckpointError):
+            found[checkpoint.load(path)["trainer"]["step"]] = path
+    return found
+
+
+def first_difference(weights: Facts, others: Facts) -> Facts | None:
+    """The first parameter that two models do not both have, or whose shapes or bits differ."""
+    for name in {**weights, **others}:
+        one = weights.get(name)
+        other = others.get(name)
+        if one is None or other is None or one.dtype != other.dtype or one.shape != other.shape:
+            return {"name": name, "value": f"{describe(one)} -> {describe(other)}"}
+        elements = (bits(one) != bits(other)).any(dim=1).nonzero()
+        if len(elements) > 0:
+            index = int(elements[0])
+            values = [tensor.flatten()[index].item() for tensor in (one, other)]
+            return {"name": name, "value": "{} -> {}".format(*values)}
+    return None
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of each element, in a row of its own."""
+    return tensor.contiguous().reshape(-1, 1).view(torch.uint8)  # (elements, bytes)
+
+
+def describe(tensor: Tensor | None) -> str:
+    """The type and the shape of a tensor, or "none"."""
+    return "none" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"

@@ -10,8 +10,11 @@ from .engine.record import Facts
 from .train import Config, Run, load_config
 
 
-def resume(folder: Path, overrides: list[str], root: Path) -> Path:
-    """Continue the run in `folder`; a finished run only with more epochs."""
+def resume(folder: Path, overrides: list[str], root: Path, verify_data: bool = False) -> Path:
+    """Continue the run in `folder`; a finished run only with more epochs.
+
+    `verify_data`: read all data for its fingerprint, also what has not changed in size and time.
+    """
     old = load_config(folder / "config.yaml")
     settings = load_config(folder / "config.yaml", overrides)
     check_overrides(old, settings, overrides)
@@ -23,7 +26,7 @@ def resume(folder: Path, overrides: list[str], root: Path) -> Path:
     # The data is prepared with what the run has learnt from it, and not with what it would today.
     state = checkpoint.load_latest(folder / "checkpoints")
     run = Run(settings, root, learnt=state.get("task") if state else None)
-    facts = load_for_resume(run, folder, state)
+    facts = load_for_resume(run, folder, state, verify_data)
     run.check()
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}
     logger_state = state["logger"] if state else {"bytes": 0, "seconds": 0}
@@ -52,7 +55,7 @@ def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None
             )
 
 
-def load_for_resume(run: Run, folder: Path, state: Facts | None) -> Facts:
+def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bool) -> Facts:
     """Load the state of the last checkpoint, if there is one; returns what runs here and now.
 
     The order matters: the number of threads before anything is computed, the lock before anything
@@ -63,10 +66,10 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None) -> Facts:
     torch.set_num_threads(manifest["threads"])
     run.open_folder(folder)  # refuses if another process is writing to this run
     run.parent = {name: manifest[name] for name in run.parent}
-    facts = run.manifest()
+    facts = run.manifest(verify_data)
     if facts["data"] != manifest["data"]:
         raise record.RunError(
-            f"{run.data_changed()}; use --init-from to start a new run from its weights"
+            f"{run.data_changed(folder)}; use --init-from to start a new run from its weights"
         )
     if state:
         checkpoint.restore(state, run.parts)

@@ -81,7 +81,9 @@ class Run:
         self.settings = settings
         self.root = root
         self.learnt = learnt
+        self.output_dir = root / Path(settings.output_dir).expanduser()
         self.folder = Path()  # until a run folder is opened, which the first process does
+        self.hashes = ""  # until the data is hashed
         self.parent = {"parent": "", "parent_digest": ""}  # the run it started from
         self.stop = distributed.StopSignal()
         self.device = distributed.select_device(settings.device, settings.deterministic)
@@ -228,23 +230,30 @@ class Run:
         digest = record.digest(state["model_state_dict"])
         self.parent = {"parent": os.path.relpath(folder, self.root), "parent_digest": digest}
 
-    def manifest(self) -> Facts:
+    def manifest(self, verify_data: bool = False) -> Facts:
         """What runs here: see `record.collect_environment`."""
-        facts = record.collect_environment(self.root, PACKAGE, self.task.data_files(), self.device)
+        self.hash_data(verify_data)
+        facts = record.collect_environment(self.root, PACKAGE, self.hashes, self.device)
         share = {"micro_batches": self.share.count, "same_bits": self.share.is_exact}
         return {**facts, "seed": self.settings.seed, **share, **self.parent}
 
-    def data_changed(self) -> str:
-        """The message for data that has changed since the run began."""
+    def hash_data(self, verify: bool = False) -> None:
+        """Hash the files that the run reads: see `record.hash_files`."""
+        cache = self.output_dir / ".fingerprints.json"
+        self.hashes = record.hash_files(*self.task.data_files(), cache=cache, verify=verify)
+
+    def data_changed(self, folder: Path) -> str:
+        """The message for data that has changed since the run in `folder` began."""
         files = ", ".join(str(path) for path in self.task.data_files())
-        return f"{files}: the data has changed since the run began"
+        changes = record.changes(folder, self.hashes)
+        return f"{files}: the data has changed since the run began: {changes}"
 
     def start(self, manifest: Facts) -> None:
         """Make the run folder."""
         if self.is_main:
-            output_dir = self.root / Path(self.settings.output_dir).expanduser()
-            folder = record.create_run(output_dir, self.settings.name)
-            record.start(folder, config.dump(self.settings), manifest, PACKAGE)
+            folder = record.create_run(self.output_dir, self.settings.name)
+            text = config.dump(self.settings)
+            record.start(folder, text, manifest, PACKAGE, self.hashes)
             self.open_folder(folder)
 
     def open_folder(self, folder: Path) -> None:
@@ -366,11 +375,20 @@ class Run:
         self.logger.info(f"resume    python -m {__package__} train --resume {run}")
 
 
-def train(path: Path, overrides: list[str], root: Path, init_from: Path | None = None) -> Path:
-    """Train a new run, from the best weights of the run `init_from` if there is one."""
+def train(
+    path: Path,
+    overrides: list[str],
+    root: Path,
+    init_from: Path | None = None,
+    verify_data: bool = False,
+) -> Path:
+    """Train a new run, from the best weights of the run `init_from` if there is one.
+
+    `verify_data`: read all data for its fingerprint, also what has not changed in size and time.
+    """
     run = Run(load_config(path, overrides), root)
     if init_from:
         run.init_from(init_from)
     run.check()
-    run.start(run.manifest())
+    run.start(run.manifest(verify_data))
     return run.execute()

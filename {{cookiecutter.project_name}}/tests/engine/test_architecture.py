@@ -93,7 +93,8 @@ def test_a_command_imports_the_engine_and_the_files_it_needs(command: str, known
 
 def test_the_command_line_imports_each_command_only_where_it_is_called() -> None:
     tree = parse(PACKAGE / "__main__.py")
-    assert imports(tree) == {"train", "resume", "evaluate", "reproduce", "engine.config"}
+    known = {"train", "resume", "evaluate", "reproduce", "engine.config", "engine.record"}
+    assert imports(tree) == known
     outside = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
     assert imports(ast.Module(outside, [])) == set()
 
@@ -261,8 +262,9 @@ def test_logger_alone(alone: Alone, tmp_path: Path) -> None:
 def test_record_alone(alone: Alone, tmp_path: Path) -> None:
     record = alone("record")
     folder = record.create_run(tmp_path / "runs", "alone")
-    facts = record.collect_environment(tmp_path, folder, [folder], torch.device("cpu"))
-    record.start(folder, "lr: 0.1\n", facts, tmp_path)
+    hashes = record.hash_files(folder)
+    facts = record.collect_environment(tmp_path, folder, hashes, torch.device("cpu"))
+    record.start(folder, "lr: 0.1\n", facts, tmp_path, hashes)
     assert record.read(folder / "manifest.json")["data"] == facts["data"]
     assert len(record.digest(nn.Linear(2, 1).state_dict())) == 64
 

@@ -104,8 +104,22 @@ def test_evaluate_uses_what_the_run_has_learnt_and_warns_that_the_data_has_chang
     monkeypatch.setattr(TinyTask, "sizes", {"train": 20, "val": 60, "test": 60})
     code, out, err = command("evaluate", str(run))
     assert code == 0, err
-    assert err == f"warning: {file}: the data has changed since the run began\n"
+    change = f"{file.name} changed"
+    assert err == f"warning: {file}: the data has changed since the run began: {change}\n"
     assert json.loads(out)["loss"] == line["loss"]
+
+
+@pytest.mark.parametrize("words", [["evaluate", "{run}"], ["predict", "{run}", INPUTS[0]]])
+def test_code_that_is_not_that_of_the_run_is_used_with_a_warning(
+    train: Train, command: Command, words: list[str]
+) -> None:
+    run = train()
+    manifest = {**record.read(run / "manifest.json"), "source": "0" * 64}
+    record.write(run / "manifest.json", manifest)
+    code, out, err = command(*(word.replace("{run}", str(run)) for word in words))
+    assert (code, out.count("\n")) == (0, 1)
+    changed = "the source code has changed since the run began"
+    assert err == f"warning: {changed}; --source run uses the run's own code\n"
 
 
 def test_evaluate_says_which_splits_there_are(
@@ -297,6 +311,8 @@ def test_weights_that_do_not_fit_the_model_are_an_error_in_one_line(
         code, out, err = command(*words)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert "the checkpoint does not fit this model: " in err
+        assert "size mismatch for 0.weight" in err
+        assert err.endswith("; --source run uses the run's own code\n")
 
 
 def test_a_run_of_another_machine_is_evaluated_on_the_device_there_is(

@@ -4,6 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -59,9 +62,9 @@ def start(root: Path) -> dict[str, object]:
     """Start a run in runs/x, and return its manifest."""
     folder = root / "runs" / "x"
     folder.mkdir(parents=True)
-    cpu = torch.device("cpu")
-    facts = record.collect_environment(root, root / "pkg", [root / "d.csv"], cpu)
-    record.start(folder, "seed: 1\n", facts, root / "pkg")
+    hashes = record.hash_files(root / "d.csv")
+    facts = record.collect_environment(root, root / "pkg", hashes, torch.device("cpu"))
+    record.start(folder, "seed: 1\n", facts, root / "pkg", hashes)
     assert (folder / "config.yaml").read_text(encoding="utf-8") == "seed: 1\n"
     manifest: dict[str, object] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return manifest
@@ -165,6 +168,166 @@ def test_litter_is_no_change_of_the_data(tmp_path: Path, name: str) -> None:
     assert record.fingerprint(data) == before
 
 
+def test_a_folder_that_is_a_link_counts_like_any_other(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    data.mkdir()
+    (elsewhere / "deep" / "a.csv").write_text("1", encoding="utf-8")
+    (data / "one").symlink_to(elsewhere)
+    (data / "two").symlink_to(elsewhere / "deep")
+    names = [line.split()[1] for line in record.hash_files(data).splitlines()]
+    assert names == ["data/one/deep/a.csv", "data/two/a.csv"]
+    (tmp_path / "linked").symlink_to(data)
+    assert record.hash_files(tmp_path / "linked").count("\n") == 2
+
+
+def test_links_that_lead_back_are_not_followed_for_ever(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "x.csv").write_text("1", encoding="utf-8")
+    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "data" / "a" / "self").symlink_to(tmp_path / "data" / "a")
+    (tmp_path / "data" / "a" / "to_b").symlink_to(tmp_path / "data" / "b")
+    (tmp_path / "data" / "b" / "to_a").symlink_to(tmp_path / "data" / "a")
+    (tmp_path / "data" / "none").symlink_to(tmp_path / "nothing")
+    names = [line.split()[1] for line in record.hash_files(tmp_path / "data").splitlines()]
+    assert len(names) == len(set(names)) < 20
+    assert {"data/a/x.csv", "data/a/to_b/x.csv", "data/b/x.csv", "data/b/to_a/x.csv"} <= set(names)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files whose contents are read."""
+    names: list[str] = []
+    hash_contents = record._hash_contents
+
+    def noted(file: str) -> str:
+        names.append(Path(file).name)
+        return hash_contents(file)
+
+    monkeypatch.setattr(record, "_hash_contents", noted)
+    return names
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that counts as large, with two files in it."""
+    monkeypatch.setattr(record, "CACHED_BYTES", 2)
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).write_text("1", encoding="utf-8")
+    return tmp_path / "data"
+
+
+def test_files_of_large_data_are_read_again_only_if_size_or_time_changed(
+    large: Path, tmp_path: Path, hashed: list[str]
+) -> None:
+    cache = tmp_path / "runs" / "cache"
+    first = record.hash_files(large, cache=cache)
+    assert record.hash_files(large, cache=cache) == first
+    assert hashed == ["a", "b"]
+    time = (large / "a").stat().st_mtime_ns
+    os.utime(large / "a", ns=(time, time + 1))
+    assert record.hash_files(large, cache=cache) == first
+    assert hashed == ["a", "b", "a"]
+    time = (large / "b").stat().st_mtime_ns
+    (large / "b").write_text("12", encoding="utf-8")
+    os.utime(large / "b", ns=(time, time))
+    second = record.hash_files(large, cache=cache)
+    assert hashed == ["a", "b", "a", "b"]
+    assert second == record.hash_files(large) != first
+    assert [path.name for path in cache.parent.iterdir()] == ["cache"]
+
+
+def test_a_change_that_size_and_time_do_not_show_is_found_when_it_is_asked_for(
+    large: Path, tmp_path: Path, hashed: list[str]
+) -> None:
+    cache = tmp_path / "cache"
+    first = record.hash_files(large, cache=cache)
+    time = (large / "a").stat().st_mtime_ns
+    (large / "a").write_text("2", encoding="utf-8")
+    os.utime(large / "a", ns=(time, time))
+    assert record.hash_files(large, cache=cache) == first
+    second = record.hash_files(large, cache=cache, verify=True)
+    assert second == record.hash_files(large, cache=cache) != first
+    assert hashed == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "digit", "folder"])
+def test_a_damaged_cache_of_hashes_is_not_used(
+    large: Path, tmp_path: Path, hashed: list[str], damage: str
+) -> None:
+    cache = tmp_path / "cache"
+    first = record.hash_files(large, cache=cache)
+    content = cache.read_bytes()
+    cache.unlink()
+    digest = first[:64].encode()
+    other = digest.translate(bytes.maketrans(b"0123456789abcdef", b"123456789abcdef0"))
+    if damage == "folder":
+        cache.mkdir()
+    elif damage != "missing":
+        texts = {"empty": b"", "truncated": content[:-9], "digit": content.replace(digest, other)}
+        assert texts[damage] != content
+        cache.write_bytes(texts[damage])
+    assert record.hash_files(large, cache=cache) == first
+    assert hashed == ["a", "b", "a", "b"]
+
+
+def test_small_data_is_read_each_time(tmp_path: Path, hashed: list[str]) -> None:
+    (tmp_path / "a").write_text("1", encoding="utf-8")
+    for _ in range(2):
+        record.hash_files(tmp_path / "a", cache=tmp_path / "cache")
+    assert hashed == ["a", "a"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_change_of_the_data_names_the_files(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("a b", "c", "d"):
+        (data / name).write_text("1", encoding="utf-8")
+    before = record.hash_files(data)
+    assert record.changes(tmp_path, before) == "data.sha256 of the run cannot be read"
+    (tmp_path / "data.sha256").write_text(before, encoding="utf-8")
+    assert record.changes(tmp_path, before) == ""
+    (data / "a b").write_text("2", encoding="utf-8")
+    (data / "c").unlink()
+    (data / "e").write_text("1", encoding="utf-8")
+    found = record.changes(tmp_path, record.hash_files(data))
+    assert found == "data/a b changed, data/c is gone, data/e is new"
+    for name in ("x", "y"):
+        (data / name).write_text("1", encoding="utf-8")
+    assert record.changes(tmp_path, record.hash_files(data)) == f"{found}, and 2 more"
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(record.RunError, match=r"cannot be read: Permission denied"):
+        record.fingerprint(tmp_path)
+
+
+def test_the_source_of_a_run_is_found_only_if_it_is_what_ran(root: Path) -> None:
+    (root / "pkg" / "__main__.py").write_text("", encoding="utf-8")
+    manifest = start(root)
+    run = root / "runs" / "x"
+    package = record.find_source(run)
+    assert package == (run / "source" / "pkg").resolve()
+    assert record.fingerprint(package, pattern="*.py") == manifest["source"]
+    (package / "code.py").write_text("a = 2\n", encoding="utf-8")
+    expected = r"source: the code of this run is missing or damaged$"
+    with pytest.raises(record.RunError, match=expected):
+        record.find_source(run)
+    shutil.rmtree(run / "source")
+    with pytest.raises(record.RunError, match=expected):
+        record.find_source(run)
+
+
 def test_a_large_file_is_hashed_in_little_memory(tmp_path: Path) -> None:
     with (tmp_path / "large.bin").open("wb") as file:
         file.truncate(100_000_000)
@@ -205,14 +368,63 @@ def test_the_manifest_has_all_installed_distributions_and_their_versions(root: P
     assert list(packages) == sorted(packages)
 
 
-def test_the_manifest_has_the_variables_that_change_arithmetic(
+def test_the_manifest_has_the_variables_that_change_arithmetic_and_no_others(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in record.ARITHMETIC_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
-    monkeypatch.setenv("SECRET_TOKEN", "x")
-    assert start(root)["variables"] == {"MKL_CBWR": "COMPATIBLE"}
+    for name in os.environ:
+        if record.VARIABLES.fullmatch(name):
+            monkeypatch.delenv(name)
+    recorded = ["ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_MAX_CPU_ISA", "MKL_CBWR"]
+    recorded += ["NVIDIA_TF32_OVERRIDE", "OMP_SCHEDULE", "ONEDNN_MAX_CPU_ISA", "PYTHONHASHSEED"]
+    recorded += ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"]
+    others = ["SECRET_TOKEN", "NVIDIA_API_KEY", "PYTHONHASHSEED_SALT", "MY_MKL_CBWR", "RANK"]
+    for name in [*recorded, *others, "OMP_NUM_THREADS"]:  # which torchrun sets
+        monkeypatch.setenv(name, "x")
+    assert start(root)["variables"] == dict.fromkeys(recorded, "x")
+
+
+def test_the_manifest_names_the_processor(root: Path) -> None:
+    cpu = start(root)["cpu"]
+    assert isinstance(cpu, str)
+    assert cpu.endswith(f" {platform.machine()} {torch.backends.cpu.get_cpu_capability()}")
+    if Path("/proc/cpuinfo").exists():
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        names = re.findall(r"(?m)^model name\s*: (.*)$", cpuinfo)
+        assert cpu.startswith(names[0] if names else platform.processor())
+
+
+def test_a_run_keeps_the_hashes_of_its_data_as_sha256sum_writes_them(root: Path) -> None:
+    manifest = start(root)
+    content = (root / "runs" / "x" / "data.sha256").read_bytes()
+    assert content.decode() == f"{hashlib.sha256(b'data').hexdigest()}  d.csv\n"
+    assert manifest["data"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_run_keeps_the_exact_versions_of_what_was_installed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    distribution(site, "Torch", "2.9.1+cu130")
+    distribution(site, "edited", "1", direct_url='{"url": "file:///x", "dir_info": {}}')
+    distribution(site, "this-project", "1", top_level="pkg\n")
+    distribution(site, "another", "3.0.post1", direct_url='{"url": "https://x", "vcs_info": {}}')
+    monkeypatch.setattr(sys, "path", [str(site)])
+    packages = start(root)["packages"]
+    expected = {"another": "3.0.post1", "edited": "1", "this-project": "1"}
+    assert packages == {**expected, "torch": "2.9.1+cu130"}
+    text = (root / "runs" / "x" / "requirements.txt").read_text(encoding="utf-8")
+    assert text.splitlines() == ["another==3.0.post1", "torch==2.9.1+cu130"]
+
+
+def distribution(site: Path, name: str, version: str, **files: str) -> None:
+    """Install a distribution of nothing."""
+    folder = site / f"{name}-{version}.dist-info"
+    folder.mkdir(parents=True)
+    content = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    (folder / "METADATA").write_text(content, encoding="utf-8")
+    suffixes = {"direct_url": ".json", "top_level": ".txt"}
+    for stem, text in files.items():
+        (folder / f"{stem}{suffixes[stem]}").write_text(text, encoding="utf-8")
 
 
 def test_the_manifest_has_fingerprints_of_the_data_and_of_the_package_alone(root: Path) -> None:

@@ -1,6 +1,7 @@
 """A run that is run again gets the same bits, or the first difference and its likely cause."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -15,6 +16,10 @@ from tiny import TinyTask
 from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.logger import Logger
 from {{ cookiecutter.__package_name }}.engine.trainer import Step, Trainer
+from {{ cookiecutter.__package_name }}.reproduce import (
+    environment_commands,
+    first_difference,
+)
 
 Train = Callable[..., Path]
 BASE = ("trainer.epochs=3", "trainer.log_every=2")
@@ -146,7 +151,9 @@ def test_changed_data_is_refused_until_it_is_as_it_was(
     monkeypatch.setattr(TinyTask, "file", mine)
     run = train(*BASE)
     mine.write_text("2\n", encoding="utf-8")
-    assert f"error: {run}: data changed since this run" in reproduce(command, run, code=2)[1]
+    shown, error = reproduce(command, run, code=2)[1].splitlines()
+    assert shown.startswith("data") and shown.endswith(": mine.csv changed")
+    assert error.startswith(f"error: {run}: data changed since this run")
     mine.write_text("1\n", encoding="utf-8")
     assert reproduce(command, run)[0]["identical"] is True
 
@@ -158,8 +165,10 @@ def test_changed_data_or_source_is_refused_unless_it_is_wanted(
     run = train(*BASE)
     rewrite(run / "manifest.json", **{key: "0" * 64})
     _, err = reproduce(command, run, code=2)
-    assert f"error: {run}: {key} changed since this run; undo that, or use --force" in err
-    assert err.startswith(f"{key:12}  {'0' * 64} -> ")
+    way = "use --source run to run its own code, " if key == "source" else ""
+    assert f"error: {run}: {key} changed since this run; {way}undo that, or use --force" in err
+    if key == "data":
+        assert err.startswith(f"{key:12}  {'0' * 64} -> ")
     assert list(run.parent.iterdir()) == [run]
     assert reproduce(command, run, "--force")[0]["identical"] is True
 
@@ -175,8 +184,98 @@ def test_other_surroundings_are_shown_and_are_the_likely_cause(
     shown = dict(line.split(maxsplit=1) for line in err.splitlines()[:3])
     assert set(shown) == {"torch", "tqdm", "platform"}
     assert shown["torch"] == f"1.0 -> {metadata.version('torch')}"
+    assert err.count("requirements.txt") == 2  # for pip and for uv
+    now = record.read(Path(verdict["run"]) / "manifest.json")
+    rewrite(run / "manifest.json", packages=now["packages"])
+    assert "requirements.txt" not in reproduce(command, run)[1]
+    rewrite(run / "manifest.json", packages=packages)
     rewrite(run / "result.json", digest="0" * 64)
     assert reproduce(command, run, code=3)[0]["likely_cause"] == "torch"
+
+
+def test_the_recorded_versions_are_installed_by_pip_or_by_uv() -> None:
+    run = Path("my runs/x")
+    _, pip, uv = environment_commands(run, "3.12.4", {"torch": "2.9.1"}).splitlines()
+    install = "pip install -r 'my runs/x/requirements.txt'"
+    assert pip == f"    python3.12 -m venv venv && venv/bin/{install}"
+    install = "pip install --python venv -r 'my runs/x/requirements.txt'"
+    assert uv == f"or  uv venv --python 3.12.4 venv && uv {install}"
+    _, pip, uv = environment_commands(run, "3.12.4", {"torch": "2.9.1+cu130"}).splitlines()
+    index = " --extra-index-url https://download.pytorch.org/whl/cu130"
+    assert pip.endswith(index)
+    assert uv.endswith(f"{index} --index-strategy unsafe-best-match")
+
+
+def test_all_data_is_read_again_if_that_is_asked_for(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(record, "CACHED_BYTES", 1)
+    mine = tmp_path / "mine.csv"
+    mine.write_text("1\n", encoding="utf-8")
+    monkeypatch.setattr(TinyTask, "file", mine)
+    run = train(*BASE)
+    assert (run.parent / ".fingerprints.json").exists()
+    time = mine.stat().st_mtime_ns
+    mine.write_text("2\n", encoding="utf-8")
+    os.utime(mine, ns=(time, time))
+    assert reproduce(command, run)[0]["identical"] is True
+    _, err = reproduce(command, run, "--verify-data", code=2)
+    assert "mine.csv changed" in err
+    mine.write_text("1\n", encoding="utf-8")
+    os.utime(mine, ns=(time, time))
+    (run / "result.json").unlink()
+    code, _, err = command("train", "--resume", str(run))
+    assert code == 2  # the change is in the cache now
+    assert command("train", "--resume", str(run), "--verify-data")[0] == 0
+
+
+def test_the_checkpoints_of_two_runs_tell_where_they_part(train: Train, command: Command) -> None:
+    run = train(*BASE)
+    folder = run / "checkpoints"
+    steps = {path.name: checkpoint.load(path)["trainer"]["step"] for path in folder.iterdir()}
+    assert (steps["last.pt"], steps["last.prev.pt"]) == (12, 8)
+    state = checkpoint.load(folder / "last.pt")
+    for name, element in (("3.weight", (1, 2)), ("3.bias", (0,))):
+        weight = state["model_state_dict"][name]
+        value = weight[element].item()
+        weight[element] = -value
+        if name == "3.weight":
+            expected = {"step": 12, "name": name, "value": f"{-value} -> {value}"}
+    torch.save(state, folder / "last.pt")
+    rewrite(run / "result.json", digest="0" * 64)
+    verdict, _ = reproduce(command, run, code=3)
+    assert (verdict["equal_until"], verdict["first_parameter"]) == (8, expected)
+    for name in ("last.prev.pt", "best.pt"):
+        (folder / name).write_bytes(b"damaged")
+    verdict, _ = reproduce(command, run, code=3)
+    assert (verdict["equal_until"], verdict["first_parameter"]) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ([1.0, 0.0], [1.0, -0.0], "0.0 -> -0.0"),
+        ([1.0, 2.0], [1.5, 2.5], "1.0 -> 1.5"),
+        ([1.0], [1.0, 2.0], "torch.float32 (1,) -> torch.float32 (2,)"),
+        ([1.0], [1], "torch.float32 (1,) -> torch.int64 (1,)"),
+        ([1.0], None, "torch.float32 (1,) -> none"),
+        (None, 1.0, "none -> torch.float32 ()"),
+        (1.0, 1.0, None),
+        ([], [], None),
+    ],
+)
+def test_the_first_parameter_that_differs_is_named_with_both_values(
+    one: Any, other: Any, found: str | None
+) -> None:
+    same = {"a": torch.ones(2, 3).t()}
+    weights, others = (
+        same if values is None else {**same, "b": torch.tensor(values), "c": torch.tensor(number)}
+        for number, values in enumerate((one, other))
+    )
+    expected = {"name": "b", "value": found} if found else None
+    if one == other:
+        others["c"] = weights["c"]
+    assert first_difference(weights, others) == expected
 
 
 def test_what_a_resume_ran_with_counts_too(train: Train, command: Command) -> None:

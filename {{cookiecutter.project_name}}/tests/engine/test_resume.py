@@ -675,7 +675,9 @@ def test_resuming_with_other_data_is_refused_and_changes_nothing(
     mine.write_text("2\n", encoding="utf-8")
     code, _, err = command("train", "--resume", str(run))
     assert code == 2
-    assert f"error: {mine}: the data has changed since the run began; use --init-from" in err
+    change = f"{mine.name} changed"
+    expected = f"error: {mine}: the data has changed since the run began: {change}; use --init-from"
+    assert expected in err
     assert files_of(run) == before
     mine.write_text("1\n", encoding="utf-8")
     assert command("train", "--resume", str(run))[0] == 0

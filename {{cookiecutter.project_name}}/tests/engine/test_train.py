@@ -81,6 +81,7 @@ def test_the_run_folder_holds_what_the_readme_says(train: Train) -> None:
     assert len(events) == 1
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "last.prev", "best")}
     files = {"config.yaml", "manifest.json", "metrics.jsonl", "result.json"}
+    files |= {"data.sha256", "requirements.txt"}
     source = {name for name in names if name.startswith("source/")}
     assert names - events - source == files | checkpoints
     package = Path(record.__file__).parents[1]

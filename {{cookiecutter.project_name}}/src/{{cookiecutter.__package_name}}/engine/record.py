@@ -3,8 +3,9 @@
 This module can be used alone:
 
     folder = create_run(Path("runs"), "baseline")
-    environment = collect_environment(root, root / "src", [root / "data"], torch.device("cpu"))
-    start(folder, "lr: 0.1", environment, root / "src")
+    hashes = hash_files(root / "data")
+    environment = collect_environment(root, root / "src", hashes, torch.device("cpu"))
+    start(folder, "lr: 0.1", environment, root / "src", hashes)
     write(folder / "result.json", {"digest": digest(model.state_dict())})
 """
 
@@ -18,27 +19,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-# Environment variables that decide which arithmetic is used, and so can change the bits of a run.
-ARITHMETIC_VARIABLES = (
-    "ATEN_CPU_CAPABILITY",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "NVIDIA_TF32_OVERRIDE",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "ONEDNN_MAX_CPU_ISA",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+# Names of the environment variables that can change the bits of a run. OMP_NUM_THREADS is not among
+# them: torchrun sets it to 1, and the number of threads that comes of it is recorded as `threads`.
+# Nothing else that torchrun sets has such a name.
+VARIABLES = re.compile(
+    r"(CUBLAS|MKL|ONEDNN)_\w+|OMP_(?!NUM_THREADS$)\w+|ATEN_CPU_CAPABILITY|DNNL_MAX_CPU_ISA"
+    r"|NVIDIA_TF32_OVERRIDE|PYTHONHASHSEED|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
 )
 LITTER = ("Thumbs.db", "desktop.ini", "__pycache__")  # beside hidden files, as .DS_Store is
 SECRET_SUFFIXES = (".env", ".key", ".pem")
 MAX_FILE_BYTES = 1_000_000  # of a file in source
+CACHED_BYTES = 256_000_000  # less data than this is hashed again each time
+SHOWN_CHANGES = 3  # of the files that have changed
 
 Facts = dict[str, Any]
 """What a file of a run folder says: plain data by name."""
@@ -54,6 +53,15 @@ class WriteError(OSError):
     """A file of the record cannot be written, for example to a full disk."""
 
     exit_code = 1
+
+
+class HashedFile(NamedTuple):
+    """A file whose hash is wanted, as it was before it was read."""
+
+    path: str
+    name: str
+    size: int
+    mtime_ns: int
 
 
 def create_run(output_dir: Path, name: str) -> Path:
@@ -80,12 +88,12 @@ def create_run(output_dir: Path, name: str) -> Path:
         ) from None
 
 
-def collect_environment(root: Path, package: Path, data: list[Path], device: torch.device) -> Facts:
+def collect_environment(root: Path, package: Path, hashes: str, device: torch.device) -> Facts:
     """Return what was called, and all that the bits of a run depend on beside its config.
 
-    `root` is the project's folder, `package` the folder of its Python files, and `data` the files
-    and folders that the run reads. Paths below the home folder are written with `~`, so that the
-    record does not name the user. All values are plain data for JSON.
+    `root` is the project's folder, `package` the folder of its Python files, and `hashes` what
+    `hash_files` returned for the data that the run reads. Paths below the home folder are written
+    with `~`, so that the record does not name the user. All values are plain data for JSON.
     """
     command = [package.name, *sys.argv[1:]]
     group = torch.distributed.group.WORLD
@@ -97,28 +105,37 @@ def collect_environment(root: Path, package: Path, data: list[Path], device: tor
         "python": platform.python_version(),
         "packages": _installed_packages(),
         "platform": platform.platform(),
-        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": f"{_cpu_model()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "device": str(device),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
         "processes": group.size() if group else 1,
-        "variables": {key: os.environ[key] for key in ARITHMETIC_VARIABLES if key in os.environ},
+        "variables": {
+            key: value for key, value in sorted(os.environ.items()) if VARIABLES.fullmatch(key)
+        },
         "git_commit": _git(root, "rev-parse", "--verify", "HEAD") or None,
         "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=normal")),
-        "data": fingerprint(*data),
+        "data": fingerprint_of(hashes),
         "source": fingerprint(package, pattern="*.py"),
     }
 
 
-def start(folder: Path, config_text: str, manifest: Facts, package: Path) -> None:
-    """Write `manifest.json`, `source` and `config.yaml` to a run's new folder.
+def start(folder: Path, config_text: str, manifest: Facts, package: Path, hashes: str) -> None:
+    """Write all that a run's new folder holds before the run begins.
 
-    `source` is a copy of the package: of its files of any kind up to 1 MB, but no hidden files, no
-    files with the names of secrets (`.env`, `.key`, `.pem`), and none that cannot be read.
-    `config.yaml` is written last: a folder without it is not a run.
+    - `manifest.json`, and `data.sha256` with the hashes of the data
+    - `requirements.txt`: the exact versions of the installed distributions, but of none that was
+      installed from a local folder, and not of the package itself
+    - `source`: a copy of the package, that is, of its files of any kind up to 1 MB, but no hidden
+      files, no files with the names of secrets (`.env`, `.key`, `.pem`), and none that cannot be
+      read
+    - `config.yaml`, which is written last: a folder without it is not a run
     """
     write(folder / "manifest.json", manifest)
-    for file in _files(package, "*"):
+    write(folder / "data.sha256", _encode(hashes))
+    write(folder / "requirements.txt", _requirements(manifest["packages"], package).encode())
+    files = list(_files(str(package), "*"))  # all that there is before anything is copied
+    for file in map(Path, files):
         is_kept = file.suffix not in SECRET_SUFFIXES and os.access(file, os.R_OK)
         if is_kept and file.stat().st_size <= MAX_FILE_BYTES:
             copy = folder / "source" / file.relative_to(package.parent)
@@ -162,21 +179,85 @@ def read(path: Path, *keys: str) -> Facts:
     return content
 
 
-def fingerprint(*paths: Path, pattern: str = "*") -> str:
-    """Return the sha256 of the names and contents of files, and of the files in folders.
+def find_source(folder: Path) -> Path:
+    """Return the package in `source` of a run: the code that ran, to the byte.
 
-    In a folder only files whose names fit `pattern` count, at any depth. Hidden files and the
-    litter of operating systems do not count. A path that does not exist counts as no file.
-
-    Files are read in pieces, so this takes little memory. Raises RunError if one cannot be read.
+    Raises RunError if it is missing or not what `manifest.json` has the fingerprint of.
     """
-    sha = hashlib.sha256()
-    for path in paths:
+    expected = read(folder / "manifest.json", "source")["source"]
+    for main in (folder / "source").glob("*/__main__.py"):
+        if fingerprint(main.parent, pattern="*.py") == expected:
+            return main.parent.resolve()
+    raise RunError(f"{folder / 'source'}: the code of this run is missing or damaged")
+
+
+def hash_files(
+    *paths: Path, pattern: str = "*", cache: Path | None = None, verify: bool = False
+) -> str:
+    """Return a line `SHA256  NAME` for each file, and for each file in a folder.
+
+    Names begin with that of the path. This is the format of `sha256sum`, which can check the lines.
+    In a folder only files whose names fit `pattern` count, at any depth, in folders that are links
+    too. Hidden files and the litter of operating systems do not count. A path that does not exist
+    counts as no file.
+
+    If there are 256 MB or more, the hash of a file that has the size and the time of the last
+    change that it had before is taken from the file `cache`; `verify` reads it all the same. Files
+    are read in pieces, so this takes little memory. Raises RunError if one cannot be read.
+    """
+    files = []
+    for path in map(os.path.abspath, paths):
+        start_of_name = len(os.path.join(os.path.dirname(path), ""))
         for file in _files(path, pattern):
-            name = file.relative_to(path.parent).as_posix()
-            entry = f"{name} {_hash_contents(file)}\n"
-            sha.update(entry.encode(errors="surrogateescape"))
-    return sha.hexdigest()
+            stat = os.stat(file)  # before it is read: a change from now on shows the next time
+            name = file[start_of_name:].replace(os.sep, "/")
+            files.append(HashedFile(file, name, stat.st_size, stat.st_mtime_ns))
+    if sum(file.size for file in files) < CACHED_BYTES:
+        cache = None
+    known = _read_cache(cache) if cache else {}
+    entries = dict(known)
+    lines = []
+    for path, name, *now in files:
+        *before, sha256 = known.get(path, [""])
+        if verify or before != now:
+            sha256 = _hash_contents(path)
+        entries[path] = [*now, sha256]
+        lines.append(f"{sha256}  {name}\n")
+    if cache and entries != known:
+        _write_cache(cache, entries)
+    return "".join(lines)
+
+
+def fingerprint_of(hashes: str) -> str:
+    """Return the sha256 of what `hash_files` returned: that of names and contents of files."""
+    return hashlib.sha256(_encode(hashes)).hexdigest()
+
+
+def fingerprint(*paths: Path, pattern: str = "*") -> str:
+    """Return the fingerprint of files, and of the files in folders; see `hash_files`."""
+    return fingerprint_of(hash_files(*paths, pattern=pattern))
+
+
+def changes(folder: Path, hashes: str) -> str:
+    """Return in what way files differ from those in `data.sha256` of a run, with their names.
+
+    The first few are named, for example `a.csv changed, b.csv is gone, c.csv is new, and 2 more`.
+    """
+    try:
+        before = _by_name((folder / "data.sha256").read_text("utf-8", "surrogateescape"))
+    except OSError:
+        return "data.sha256 of the run cannot be read"
+    now = _by_name(hashes)
+    found = []
+    for name in sorted({**before, **now}):
+        if name not in now:
+            found.append(f"{name} is gone")
+        elif name not in before:
+            found.append(f"{name} is new")
+        elif before[name] != now[name]:
+            found.append(f"{name} changed")
+    more = len(found) - SHOWN_CHANGES
+    return ", ".join(found[:SHOWN_CHANGES]) + (f", and {more} more" if more > 0 else "")
 
 
 def digest(state_dict: dict[str, torch.Tensor]) -> str:
@@ -210,25 +291,93 @@ def _installed_packages() -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def _files(path: Path, pattern: str) -> Iterator[Path]:
+def _requirements(packages: dict[str, str], package: Path) -> str:
+    """Return lines for `pip install -r`: these versions, without those that no index has."""
+    local = set()
+    for distribution in metadata.distributions():
+        is_folder = "dir_info" in (distribution.read_text("direct_url.json") or "")
+        if is_folder or package.name in (distribution.read_text("top_level.txt") or "").split():
+            local.add(str(distribution.metadata["Name"]).lower())
+    lines = [f"{name}=={version}\n" for name, version in packages.items() if name not in local]
+    return "".join(lines)
+
+
+def _cpu_model() -> str:
+    """Return the name of the processor, as far as the operating system knows it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _files(path: str, pattern: str) -> Iterator[str]:
     """Yield the file itself, or the files in a folder in the order of their paths."""
-    if path.is_file():
+    if os.path.isfile(path):
         yield path
-    for file in sorted(path.rglob(pattern)):
-        if file.is_file() and not _is_litter(file.relative_to(path)):
-            yield file
+    elif os.path.isdir(path):
+        yield from _files_below(path, pattern, set())
 
 
-def _hash_contents(file: Path) -> str:
+def _files_below(folder: str, pattern: str, parents: set[str]) -> Iterator[str]:
+    """Yield the files in a folder, but follow no link back to a folder that it is in.
+
+    Paths are texts here: objects would take most of the time for many files.
+    """
+    real = os.path.realpath(folder)
+    if real in parents:
+        return
     try:
-        with file.open("rb") as opened:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be read: {error.strerror}") from None
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in LITTER:
+            continue
+        if entry.is_dir():
+            yield from _files_below(entry.path, pattern, {real, *parents})
+        elif entry.is_file() and fnmatchcase(entry.name, pattern):
+            yield entry.path
+
+
+def _hash_contents(file: str) -> str:
+    try:
+        with open(file, "rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise RunError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def _is_litter(path: Path) -> bool:
-    return any(part.startswith(".") or part in LITTER for part in path.parts)
+def _read_cache(cache: Path) -> Facts:
+    """Return size, time and hash by path, or nothing if the file is missing or damaged."""
+    with suppress(OSError):
+        checksum, _, content = cache.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() == checksum:
+            return dict(json.loads(content))
+    return {}
+
+
+def _write_cache(cache: Path, entries: Facts) -> None:
+    """Write what `_read_cache` reads, if that is possible, after its own sha256."""
+    content = json.dumps(entries).encode()
+    checksum = hashlib.sha256(content).hexdigest().encode()
+    own = cache.with_name(f"{cache.name}.{os.getpid()}")  # other processes may be doing the same
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write(own, checksum + b"\n" + content)
+        _replace(own, cache)
+
+
+def _by_name(hashes: str) -> dict[str, str]:
+    """Return the hashes by the names of the files."""
+    lines = [line.partition("  ") for line in hashes.split("\n")]
+    return {name: sha256 for sha256, _, name in lines if name}
+
+
+def _encode(hashes: str) -> bytes:
+    """Return bytes, those of a file name that is not UTF-8 as they are."""
+    return hashes.encode(errors="surrogateescape")
 
 
 def _git(root: Path, *arguments: str) -> str:

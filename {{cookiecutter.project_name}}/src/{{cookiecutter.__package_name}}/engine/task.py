@@ -58,8 +58,9 @@ class TaskDefaults:
     def data_files(self) -> list[Path]:
         """The files and folders whose content a run depends on; here `data.path`, if there is one.
 
-        The record of a run holds a fingerprint of them, for which every byte is read at each start:
-        for a huge folder, return a file that lists what is in it.
+        The record of a run holds a fingerprint of them. From 256 MB on, only what is new or has
+        changed in size or time is read again at a start. For millions of files, return a file that
+        lists them.
         """
         return [self.path] if self.path != self.root else []
 
