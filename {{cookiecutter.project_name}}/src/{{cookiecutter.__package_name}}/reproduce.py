@@ -82,17 +82,15 @@ def surroundings(before: Facts, now: Facts) -> dict[str, str]:
 def environment_commands(folder: Path, python: str, packages: dict[str, str]) -> str:
     """The commands that make the recorded environment, for pip and for uv."""
     what = f"-r {shlex.quote(str(folder / 'requirements.txt'))}"
-    build = packages.get("torch", "").partition("+")[2]
-    uv_option = ""
-    if build:  # such as cpu or cu130; it is in an index of its own, with a few other packages
-        what += f" --extra-index-url https://download.pytorch.org/whl/{build}"
-        uv_option = " --index-strategy unsafe-best-match"  # look for those elsewhere too
-    version = python.rpartition(".")[0]
-    return (
+    lines = (
         "the versions of the run are installed by\n"
-        f"    python{version} -m venv venv && venv/bin/pip install {what}\n"
-        f"or  uv venv --python {python} venv && uv pip install --python venv {what}{uv_option}"
+        f"    python{python.rpartition('.')[0]} -m venv venv && venv/bin/pip install {what}\n"
+        f"or  uv venv --python {python} venv && uv pip install --python venv {what}"
     )
+    build = packages.get("torch", "").partition("+")[2]
+    if build:  # such as cpu or cu130
+        lines += f"\nand for torch's {build} build see https://pytorch.org/get-started/locally"
+    return lines
 
 
 def check_surroundings(folder: Path, before: Facts, differing: dict[str, str], force: bool) -> None:
