@@ -62,6 +62,17 @@ def test_cells_are_separated_by_what_separates_the_names(tmp_path: Path, delimit
     assert read_table(path, ["kind"]).columns == {"name": ["a; b, c\td"], "kind": ["x"]}
 
 
+def test_the_name_of_a_column_may_have_quotes_delimiters_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text('size;"a, b, c";"kind\nof ""it"""\n1;2;3\n', "utf-8")
+    table = read_table(path, ["size"])
+    assert table.columns == {"size": ["1"], "a, b, c": ["2"], 'kind\nof "it"': ["3"]}
+    assert table.lines == [3]
+    path.write_text('size,"kind\n1,2\n', "utf-8")
+    with pytest.raises(TableError, match=r"d\.csv:2: not valid CSV: unexpected end of data"):
+        read_table(path, ["size"])
+
+
 def test_a_long_cell_is_read_and_shown_in_part_where_it_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     long = "x" * 200_000

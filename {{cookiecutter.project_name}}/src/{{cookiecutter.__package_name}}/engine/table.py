@@ -8,7 +8,9 @@ Cells are separated by commas, semicolons or tabs, whichever the first line is m
 """
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,24 +49,24 @@ def parse_table(file: Iterable[str], source: str, required: Sequence[str]) -> Ta
     csv.field_size_limit(2**31 - 1)  # characters in a cell; without this, 131,072
     lines = iter(file)
     header = next(lines, "")
-    delimiter = max(",;\t", key=header.count)
-    names = [name.strip() for row in csv.reader([header], delimiter=delimiter) for name in row]
-    if len(set(names)) < len(names) or not set(required) <= set(names):
-        raise TableError(
-            f"{source}:1: expected columns of different names, among them "
-            f"{' and '.join(required)}, found {names}"
-        )
-    table = Table([], {name: [] for name in names})
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    outside_quotes = re.sub('"[^"]*("|$)', "", header)
+    delimiter = max(",;\t", key=outside_quotes.count)
+    reader = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
     try:
+        names = [name.strip() for name in next(reader, [])]
+        if len(set(names)) < len(names) or not set(required) <= set(names):
+            raise TableError(
+                f"{source}:1: expected columns of different names, among them "
+                f"{' and '.join(required)}, found {names}"
+            )
+        table = Table([], {name: [] for name in names})
         for values in filter(None, reader):  # blank lines have no values
-            line = reader.line_num + 1
-            row = _checked(f"{source}:{line}", values, names, required)
-            table.lines.append(line)
+            row = _checked(f"{source}:{reader.line_num}", values, names, required)
+            table.lines.append(reader.line_num)
             for name, cell in row.items():
                 table.columns[name].append(cell)
     except csv.Error as error:
-        raise TableError(f"{source}:{reader.line_num + 1}: not valid CSV: {error}") from None
+        raise TableError(f"{source}:{reader.line_num}: not valid CSV: {error}") from None
     return table
 
 
@@ -74,7 +76,7 @@ def _checked(
     """The cells of a row by the names of their columns."""
     if len(values) != len(names):
         raise TableError(f"{place}: expected a cell for each of {names}, found {values!r:.200}")
-    row = {name: value.strip() for name, value in zip(names, values, strict=True)}
+    row = dict(zip(names, map(str.strip, values), strict=True))
     if not all(row[name] for name in required):
         raise TableError(f"{place}: expected {' and '.join(required)}, found {values!r:.200}")
     if not is_utf8("".join(values)):
@@ -84,4 +86,4 @@ def _checked(
 
 def is_utf8(text: str) -> bool:
     """Whether a text that was decoded with "surrogateescape" was valid UTF-8."""
-    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+    return text.isascii() or not re.search("[\ud800-\udfff]", text)
