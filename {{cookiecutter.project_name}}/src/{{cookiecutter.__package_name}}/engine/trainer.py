@@ -168,10 +168,10 @@ def seed_of(*numbers: int) -> int:
 
 def exact_sum(numbers: Iterable[float]) -> float:
     """The sum, rounded only once: it does not depend on the order of the numbers."""
-    numbers = list(numbers)
-    if all(map(math.isfinite, numbers)):
+    try:
         return math.fsum(numbers)
-    return sum(numbers)  # infinity or NaN, of which fsum refuses some
+    except (ValueError, OverflowError):  # infinities of both signs, or more than a float holds
+        return math.nan
 
 
 def _ignore(*_: Any) -> None:
@@ -215,7 +215,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         if self.share is None:
-            self.share = WholeStep(max(1, self.config.micro_batches))
+            self.share = WholeStep(self.config.micro_batches or 1)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
         self.autocast: Any = torch.autocast(self.device.type, dtype) if dtype else nullcontext()
         # fp16 cannot hold small gradients: the loss is scaled up, and the gradients back down.
@@ -434,8 +434,8 @@ class Trainer:
         """The number of units in a step, over all micro-batches and processes."""
         if self.units is None:
             return step.size
-        counts = [self.units(part.batch) for part in step.micro_batches if part.size]
-        return int(self.add_up([sum(counts)]))
+        mine = sum(self.units(part.batch) for part in step.micro_batches if part.size)
+        return int(self.add_up([mine]))
 
     def add_up(self, values: list[float]) -> float:
         """The sum of these numbers over all processes."""
