@@ -30,10 +30,12 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-# Kills 300 training runs at random moments, and lets them go on: about seven minutes.
+# Kills training runs at random moments, and lets them go on: 300 of one process, and 200 of 1, 2 or 4
+# processes, drawn anew each time. About twenty minutes.
 torture: .venv/ready
 	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
 	$(BIN)/python tests/torture.py demo/$(NAME) --kills 300 --seed $$(date +%s)
+	$(BIN)/python tests/torture.py demo/$(NAME) --kills 200 --seed $$(date +%s) --processes
 
 # Measures what README.md says of speed, and writes benchmarks/RESULTS.md: a quarter of an hour.
 BENCH = benchmarks/.venv

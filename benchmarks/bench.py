@@ -108,9 +108,16 @@ COMPARISONS = {
         Row("`cookiecutter --version`, over the same", "version", "import"),
     ],
     "A sample in two processes: 16.8 million weights, batches of 4,096": [
-        Row("sample over that of one process", "two processes", "one process"),
+        Row("sample over that of one process", "two processes", "one process", 0.60),
+        Row("exact order over all-reduce", "two processes", "two, all-reduce"),
     ],
 }  # fmt: skip
+# How many processes, and whether they add gradients in the order of micro-batches.
+PROCESSES = {
+    "one process": (1, True),
+    "two processes": (2, True),
+    "two, all-reduce": (2, False),
+}
 CONDITIONS = """\
 All of them run on one thread. All that train do so in float32, on the same data and model, by AdamW
 with two groups of parameters (biases do not decay), of the same rate, and with a cosine schedule
@@ -138,7 +145,8 @@ that moves after each step.
   **100,000 steps**: whole epochs of 200. **a resume**: from when all is loaded to a step's end.
 - **script**: imports torch, builds AdamW, steps once. `train` reads the data and encodes it too.
 - **pictures**: `engine.loader.Loader` and `DataLoader` over the same dataset; nothing is trained.
-- **two processes** and one: both under torchrun, a thread each.
+- **two processes** and one: all under torchrun, a thread each. **all-reduce**: with
+  `deterministic=false`, so that gradients are not added in the order of micro-batches.
 """
 # The first step of `train` ends the process, as that of the script does.
 FIRST = """
@@ -191,8 +199,8 @@ class Bench:
             if name.startswith("generate"):  # into a new folder
                 return lambda: self.time([*command, tempfile.mkdtemp(dir=self.folder)], code)
             return lambda: self.time(command, code)
-        if name.endswith(("process", "processes")):
-            return lambda: 1 / scaling.rate(self.project, 2 if name.startswith("two") else 1)
+        if name in PROCESSES:
+            return lambda: 1 / scaling.rate(self.project, *PROCESSES[name])
         return self.start(name, stack)
 
     def time(self, command: list[str], code: int) -> float:

@@ -17,9 +17,10 @@ import pytest
 from conftest import HOSTILE, PROJECT, SOURCE, TASKS, TEMPLATE
 
 COUNTED = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
-# Tokens of the files that are read first, and of all. Folders of pictures, and tables with two
-# kinds of target and three of input, take more than what was planned, 6,000 and 20,000.
-LIMITS = {"text": (6000, 20_000), "image": (6900, 21_100), "tabular": (7300, 21_600)}
+# Tokens of the files that are read first, and of all. What was planned, 6,000 and 20,000, does not
+# hold the same bits in any number of processes, run folders that are enough for a run, folders of
+# images, and tables with three kinds of columns: see CONTRIBUTING.md.
+LIMITS = {"text": (6000, 24_000), "image": (7200, 25_100), "tabular": (7600, 25_500)}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

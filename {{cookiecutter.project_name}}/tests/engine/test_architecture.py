@@ -277,9 +277,19 @@ def test_distributed_and_sharding_alone(alone: Alone) -> None:
     model = nn.Linear(2, 1)
     sharding.shard_model(model)
     sharding.shard_optimizer(torch.optim.SGD(model.parameters()))
-    assert distributed.wrap_ddp(model) is model
+    assert distributed.world_size() == 1
     with distributed.StopSignal() as _, distributed.StopSignal():
         pass
+
+
+def test_share_alone(alone: Alone) -> None:
+    model = nn.Linear(2, 1)
+    share = alone("share").Share(model, micro_batches=4)
+    for number in share.mine:
+        with share.turn(number, size=3):
+            share.model(torch.ones(3, 2)).sum().backward()
+    assert model.weight.grad is not None
+    assert model.weight.grad.tolist() == [[12.0, 12.0]]
 
 
 def test_each_module_of_the_engine_is_used_above() -> None:

@@ -294,11 +294,19 @@ def test_it_runs_with_the_threads_of_the_run(train: Train, command: Command) -> 
     assert record.read(Path(verdict["run"]) / "manifest.json")["threads"] == 1
 
 
+def test_a_run_of_several_processes_is_reproduced_in_one(train: Train, command: Command) -> None:
+    run = train(*BASE, "trainer.micro_batches=2")
+    rewrite(run / "manifest.json", processes=2)
+    verdict, err = reproduce(command, run)
+    assert verdict["identical"] is True
+    assert "processes " not in err.splitlines()[0]
+
+
 def test_another_number_of_processes_is_refused_with_the_command_to_use(
     train: Train, command: Command
 ) -> None:
     run = train(*BASE)
-    rewrite(run / "manifest.json", processes=2)
+    rewrite(run / "manifest.json", processes=2, same_bits=False)
     _, err = reproduce(command, run, code=2)
     package = record.__name__.partition(".")[0]
     assert f"reproduced with: torchrun --nproc-per-node 2 -m {package} reproduce {run}" in err
@@ -308,7 +316,7 @@ def test_a_run_that_was_continued_in_another_number_of_processes_is_refused(
     train: Train, command: Command
 ) -> None:
     run = train(*BASE)
-    rewrite(run / "manifest.json", resumes=[{"processes": 2}])
+    rewrite(run / "manifest.json", resumes=[{"processes": 2}], same_bits=False)
     _, err = reproduce(command, run, code=2)
     assert f"error: {run}: the number of processes differs: 2 -> 1; " in err
     assert list(run.parent.iterdir()) == [run]

@@ -1,5 +1,6 @@
 """The number of processes changes no bit of a run; sums do not depend on who has which part."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def test_the_number_of_processes_changes_no_bit(runs: Runs, name: str, processes
     assert_same_run(runs.run(name, 1), runs.run(name, processes))
     logs = [(runs.run(name, number) / "metrics.jsonl").read_bytes() for number in (1, processes)]
     assert without_clock(logs[0]) == without_clock(logs[1])
+
+
+def test_a_run_of_four_processes_is_reproduced_in_one(runs: Runs) -> None:
+    seen = do(Job(["reproduce", str(runs.run("plateau", 4))], is_double=False, samples=41))
+    assert seen["code"] == 0, seen["err"]
+    assert json.loads(seen["out"])["identical"] is True
 
 
 def without_clock(log: bytes) -> list[bytes]:

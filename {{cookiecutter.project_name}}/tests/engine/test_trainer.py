@@ -622,6 +622,12 @@ def test_an_empty_shard_of_an_evaluation_reaches_no_metric() -> None:
     assert values == {"loss": 0.0, "total": 0.0}
 
 
+def test_the_sum_of_losses_is_rounded_once() -> None:
+    values = build().evaluate(batches([2.0**60, 1.0, -(2.0**60)], 1))
+    assert values["loss"] == 1 / 3
+    assert math.isnan(build().evaluate(batches([math.inf, -math.inf], 1))["loss"])
+
+
 def test_the_loss_of_each_epoch_is_its_own() -> None:
     _, log, _ = fit(lr=0.5, epochs=2, train=batches([1.0, 1.0], 1))
     assert lines_of(log, "train", "loss") == [0.75, -0.25]
