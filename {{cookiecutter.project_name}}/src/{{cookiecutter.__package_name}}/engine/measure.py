@@ -37,9 +37,12 @@ class MetricGroup:
         if taken:
             raise MetricError(f"Task.metrics: the names {sorted(taken)} are taken; use others")
         self.metrics = metrics
-        for metric in metrics.values():
+        self.wanted: dict[str, list[str]] = {}  # what `update` of each metric asks for by name
+        for name, metric in metrics.items():
             if hasattr(metric, "to"):
                 metric.to(device)
+            parameters = inspect.signature(metric.update).parameters
+            self.wanted[name] = [word for word in ("output", "batch") if word in parameters]
 
     def reset(self) -> None:
         """Let each metric start anew."""
@@ -49,11 +52,10 @@ class MetricGroup:
     def update(self, output: Any, batch: Any) -> None:
         """Give a batch, and what the model makes of it, to each metric."""
         offered = {"output": output, "batch": batch}
-        for metric in self.metrics.values():
-            parameters = inspect.signature(metric.update).parameters
-            wanted = {name: value for name, value in offered.items() if name in parameters}
+        for name, metric in self.metrics.items():
+            wanted = self.wanted[name]
             if wanted:
-                metric.update(**wanted)
+                metric.update(**{word: offered[word] for word in wanted})
             else:
                 metric.update(output.preds, output.target)
 
