@@ -31,7 +31,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest
 
 # Kills training runs at random moments, and lets them go on: 300 of one process, and 200 of 1, 2 or 4
-# processes, drawn anew each time. About twenty minutes.
+# processes, drawn anew each time. About half an hour.
 torture: .venv/ready
 	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
 	$(BIN)/python tests/torture.py demo/$(NAME) --kills 300 --seed $$(date +%s)

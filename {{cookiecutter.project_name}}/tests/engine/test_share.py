@@ -191,6 +191,25 @@ def test_gradients_are_added_in_a_binary_tree(gradients: list[float], expected: 
     assert gradient_of(gradients) == level[0].item() == expected
 
 
+def test_a_step_that_was_interrupted_leaves_nothing_to_the_next_one() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    share = Share(model, micro_batches=4)
+    with share.turn(0, size=2):
+        share.model(torch.randn(2, 3)).sum().backward()
+    with share.turn(1, size=2):
+        share.model(torch.randn(2, 3)).sum().backward()
+    with pytest.raises(KeyboardInterrupt), share.turn(2, size=2):
+        raise KeyboardInterrupt
+    model.zero_grad()
+    for number in share.mine:
+        with share.turn(number, size=2):
+            share.model(torch.ones(2, 3)).sum().backward()
+    (norm, linear) = model
+    assert linear.bias.grad == torch.tensor([8.0])
+    assert norm.momentum == 0.1
+    assert norm.num_batches_tracked == 2 + 4
+
+
 def test_without_the_order_gradients_are_added_as_torch_does_it() -> None:
     gradients = [LARGE, 1.0, -LARGE, 3.0]
     assert gradient_of(gradients, in_order=False) == 3.0

@@ -105,7 +105,10 @@ class Share:
             yield
             return
         place = number - self.mine[0]
-        if place % 2 == 0 and place > 0:
+        if place == 0:  # what is left is of a step that was interrupted
+            self.branches.clear()
+            self.statistics.rows.clear()
+        elif place % 2 == 0:
             self.set_aside(place)  # what torch then adds to a gradient makes a pair
         with self.statistics.note(size):
             yield
@@ -197,9 +200,11 @@ class RunningStatistics:
             self.before = self.held()
         for layer in self.layers:
             layer.momentum = 1.0
-        yield
-        for layer, momentum in zip(self.layers, self.momenta, strict=True):
-            layer.momentum = momentum
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(self.layers, self.momenta, strict=True):
+                layer.momentum = momentum
         counts = torch.full_like(self.before[:1], size > 0)
         self.rows.append(torch.cat([counts, self.held()]))
 
