@@ -67,8 +67,8 @@ class Share:
             )
         size = self.count // self.world_size
         self.mine = range(self.rank * size, (self.rank + 1) * size)
-        is_power_of_two = self.count.bit_count() == 1
-        self.is_exact = in_order and is_power_of_two and not is_sharded
+        # A power of two has a single bit.
+        self.is_exact = in_order and not is_sharded and self.count.bit_count() == 1
         self.branches: list[Gradients] = []  # of the tree: sums that wait for the rest of the step
         self.statistics = RunningStatistics(model)
         if self.is_exact and self.count > 1:
@@ -170,11 +170,9 @@ class RunningStatistics:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers: list[Any] = []
+        layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, _NormBase)]
+        self.layers = [layer for layer in layers if layer.track_running_stats]
         self.buffers: list[Tensor] = []
-        for layer in model.modules():
-            if isinstance(layer, _NormBase) and layer.track_running_stats:
-                self.layers.append(layer)
         for layer in self.layers:
             self.buffers += [layer.running_mean, layer.running_var]
         self.momenta = [layer.momentum for layer in self.layers]
