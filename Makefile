@@ -37,7 +37,7 @@ torture: .venv/ready
 	$(BIN)/python tests/torture.py demo/$(NAME) --kills 300 --seed $$(date +%s)
 	$(BIN)/python tests/torture.py demo/$(NAME) --kills 200 --seed $$(date +%s) --processes
 
-# Measures what README.md says of speed, and writes benchmarks/RESULTS.md: a quarter of an hour.
+# Measures what README.md says of speed, and writes benchmarks/RESULTS.md: half an hour.
 BENCH = benchmarks/.venv
 
 $(BENCH)/ready: benchmarks/requirements.txt requirements.txt

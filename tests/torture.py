@@ -235,15 +235,14 @@ class Group:
 
     def kill(self, rng: random.Random) -> None:
         """Kill one process or all; or torchrun, and its processes a moment later."""
-        victims = self.pids if rng.random() < 0.5 else [rng.choice(self.pids or [0])]
         if self.agent:
             children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
-            victims = [int(pid) for pid in children.read_text().split()]
+            self.pids = [int(pid) for pid in children.read_text().split()]
             self.agent.kill()
-            self.agent.wait()
-            self.pids = victims  # which are ours now
+            self.agent.wait()  # its processes are ours now
             time.sleep(0.5 * rng.random())
-        for pid in victims:
+        has_all = self.agent or rng.random() < 0.5
+        for pid in self.pids if has_all else [rng.choice(self.pids)]:
             os.kill(pid, signal.SIGKILL)
 
     def wait(self) -> None:

@@ -45,7 +45,7 @@ class TrainerConfig:
     max_steps: Annotated[int, 0] = 0
     """end training after this many steps (0: no limit)"""
     micro_batches: Annotated[int, 0] = 0
-    """parts of a batch that go through the model at once (0: one for each process)"""
+    """parts that a batch is cut into, to save memory or for processes (0: one for each)"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """autocast precision; weights stay fp32"""
     compile: bool = False
@@ -352,13 +352,14 @@ class Trainer:
         for place, step in enumerate(steps):
             if self.stop():
                 raise Stopped
-            for number, micro_batch in zip(self.share.mine, step.micro_batches, strict=False):
+            micro_batches = self.to_device(step.micro_batches)  # once, for forward and metrics
+            for number, micro_batch in zip(self.share.mine, micro_batches, strict=False):
                 # What forward draws is the same each time; -1: no step of training has it.
                 self.manual_seed(self.seed, -1, place, number)
                 output = self.forward_batch(micro_batch)
                 rows.append(_sums(output, micro_batch.size))
                 if micro_batch.size:
-                    self.metrics.update(output, self.to_device(micro_batch.batch))
+                    self.metrics.update(output, micro_batch.batch)
             samples += step.size
             total += self.count_units(step)
         if not rows:
@@ -463,8 +464,8 @@ class Trainer:
                 epoch, start, self.share.count, self.share.mine
             )
             return steps
-        has_whole_step = len(self.share.mine) == self.share.count
-        if not has_whole_step or (is_training and self.share.count > 1):
+        # A plain batch stays whole: one process can evaluate it, and train on it if none is cut.
+        if len(self.share.mine) < self.share.count or (is_training and self.share.count > 1):
             raise SetupError(
                 "several micro-batches or processes need a `Loader`, which cuts batches into "
                 f"micro-batches; found {type(loader).__name__}"
