@@ -324,7 +324,7 @@ def ours_pass(make: Callable[[], Task]) -> None:
 def ours_save(make: Callable[[], Task], of_run: bool) -> None:
     built, checkpoint = build(make), project("engine.checkpoint")
     built.start(built.manifest())
-    built.trainer.train_epoch(built.loaders["train"])
+    built.trainer.fit(built.loaders["train"], built.loaders["val"])
     while True:
         gate()
         if of_run:

@@ -28,15 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code.
 
     0: done; 1: the run failed; 2: the command, its config or its data is wrong; 3: `reproduce`
-    found a difference; 130 and 143: stopped by SIGINT or SIGTERM after a checkpoint was written.
+    found a difference; 129, 130, 138 and 143: stopped by SIGHUP, SIGINT, SIGUSR1 or SIGTERM after a
+    checkpoint was written.
     """
+    open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # may be ASCII
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # rank 0 prints
     try:
         options = parse(arguments)
-        for name in ("run", "resume", "init_from"):
-            check_run(getattr(options, name, None))
+        check_options(options)
         if getattr(options, "source", "today") == "run":
             return run_source(options.run, arguments)
         return int(options.run_command(options) or 0)
@@ -65,15 +66,47 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     train.formatter_class = argparse.RawDescriptionHelpFormatter
     train.epilog = DEFAULT.read_text("utf-8") if DEFAULT.exists() else None
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
+    train.add_argument(
+        "--run", dest="name", metavar="NAME", help="start the run of this name, or continue it"
+    )
     train.add_argument("--resume", type=Path, metavar="RUN", help="continue this run in place")
-    train.add_argument("--init-from", type=Path, metavar="RUN", help="start from its best weights")
+    train.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="RUN",
+        help="start from the best weights of a run, or from a file of weights",
+    )
+    train.add_argument("--partial", action="store_true", help="--init-from: load what fits")
     train.add_argument("--verify-data", action="store_true", help=VERIFY_HELP)
 
     add_commands_about_runs(commands)
 
     config = commands.add_parser("config", help="print every option with its default, as YAML")
     config.set_defaults(run_command=run_config)
-    return parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    # What argparse does not know are words that come after an option that comes after words.
+    unknown = [word for word in others if word.startswith("-") or options.command != "train"]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if others:
+        options.words += others
+    return options
+
+
+def open_closed_streams() -> None:
+    """Open the null device in place of standard streams that are closed.
+
+    Otherwise the next file that is opened would get the number of a closed stream, and what is
+    written to that stream by number would end up in the file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            mode = "r" if number == 0 else "w"
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def add_commands_about_runs(commands: Any) -> None:
@@ -93,7 +126,12 @@ def add_commands_about_runs(commands: Any) -> None:
         )
     evaluate.set_defaults(run_command=run_evaluate)
     evaluate.add_argument("--split", choices=["val", "test"], default="test")
-    evaluate.add_argument("--checkpoint", choices=["best", "last"], default="best")
+    evaluate.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        default="best",
+        help="best, last or best-STEP",
+    )
     predict.set_defaults(run_command=run_predict)
     predict.add_argument("inputs", nargs="+", metavar="INPUT", help="- reads lines from stdin")
     reproduce.set_defaults(run_command=run_reproduce)
@@ -107,11 +145,12 @@ def run_train(options: argparse.Namespace) -> None:
     """Train a new run, or continue one, and print its folder."""
     words = options.words
     config = DEFAULT
-    has_config = bool(words) and "=" not in words[0]
+    has_config = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
     if has_config:
         config = Path(words[0])
         words = words[1:]
-    if options.resume and (has_config or options.init_from):
+    has_name = options.name is not None
+    if options.resume and (has_config or has_name or options.init_from):
         raise CommandError(
             "--resume continues a run with its own config; "
             "use --init-from to start a new run from its weights"
@@ -121,9 +160,15 @@ def run_train(options: argparse.Namespace) -> None:
 
         print(resume(options.resume, words, ROOT, options.verify_data))
         return
+    start = {name: getattr(options, name) for name in ("init_from", "partial", "verify_data")}
+    if has_name:
+        from .resume import start_or_continue
+
+        print(start_or_continue(options.name, config, words, ROOT, **start))
+        return
     from .train import train
 
-    print(train(config, words, ROOT, options.init_from, options.verify_data))
+    print(train(config, words, ROOT, **start))
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -192,10 +237,15 @@ def run_source(run: Path, arguments: list[str] | None) -> int:
     return subprocess.call(command, env=environment)  # Windows cannot replace a process
 
 
-def check_run(folder: Path | None) -> None:
-    """Refuse a folder that is not that of a run."""
-    if folder and not (folder / "config.yaml").is_file():
-        raise CommandError(f"{folder}: not the folder of a run: there is no config.yaml in it")
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse a folder that is not that of a run, and an option that needs another one."""
+    for name in ("run", "resume", "init_from"):
+        folder = getattr(options, name, None)
+        is_file = name == "init_from" and folder and folder.is_file()
+        if folder and not is_file and not (folder / "config.yaml").is_file():
+            raise CommandError(f"{folder}: not the folder of a run: there is no config.yaml in it")
+    if getattr(options, "partial", False) and not options.init_from:
+        raise CommandError("--partial needs --init-from, which says what to load")
 
 
 def print_json(value: Any) -> None:

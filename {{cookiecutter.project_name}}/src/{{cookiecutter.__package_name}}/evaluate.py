@@ -21,7 +21,7 @@ from .train import PACKAGE, Run, load_config
 def load(run: Path | str, name: str = "best") -> tuple[nn.Module, Task]:
     """The model of a run in eval mode, on the CPU, and the task with what it has learnt.
 
-    `name` is the checkpoint: "best" or "last".
+    `name` is the checkpoint: "best", "last", or another one that the run has kept.
     """
     folder = Path(run)
     settings = load_config(folder / "config.yaml")
@@ -29,7 +29,7 @@ def load(run: Path | str, name: str = "best") -> tuple[nn.Module, Task]:
     task = Task(settings.data, settings.model, Path.cwd())
     restore(state, {"task": task})
     model = task.build_model()
-    restore(state, {"model_state_dict": model})
+    restore({"weights": checkpoint.weights_of(state)}, {"weights": model})
     return model.eval(), task
 
 
@@ -40,10 +40,11 @@ def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
     if "task" not in state:
         raise checkpoint.CheckpointError("not a checkpoint of this project: task is missing")
     # What only training needs must not stop an evaluation on other data or another machine.
-    changes = ["device=auto", "sharding=false", "optim.warmup=0", "loader.drop_last=false"]
+    changes = ["device=auto", "sharding=false", "loader.drop_last=false"]
+    changes += ["optim.warmup=0", "optim.groups={}", "optim.ema=0"]
     settings = load_config(folder / "config.yaml", changes)
     run = Run(settings, root, learnt=state["task"])
-    restore(state, {"model_state_dict": run.model})
+    restore({"weights": checkpoint.weights_of(state)}, {"weights": run.model})
     if split not in run.loaders:
         raise record.RunError(f"the data has no {split} split; there are: {', '.join(run.loaders)}")
     if run.is_main:

@@ -51,7 +51,7 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
     torch.set_num_threads(before["threads"])  # the bits depend on it
     run = Run(load_config(folder / "config.yaml"), root)
     if before["parent"]:
-        run.init_from(root / before["parent"])
+        run.init_from(root / before["parent"], partial=True)
     manifest = run.manifest(verify_data)
     differing = surroundings(before, manifest)
     if "data" in differing:
@@ -64,6 +64,8 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
     # Damage shows now, and not after the run.
     read_log(folder / "metrics.jsonl")
     last_weights(folder)
+    if run.settings.trainer.max_minutes:
+        run.trainer.last_step = result["steps"]  # however fast this machine is
     run.start(manifest)
     again = run.execute()
     return verdict(folder, again, differing) if run.is_main else {}

@@ -1,13 +1,70 @@
-"""Continue a run in place, exactly where its last checkpoint stands."""
+"""Continue a run in place, exactly where its last checkpoint stands, or start it."""
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .engine import checkpoint, config, record
 from .engine.record import Facts
-from .train import Config, Run, load_config
+from .train import Config, Run, load_config, train
+
+CAN_CHANGE = ("device", "loader.num_workers")
+"""options of which a run that continues can have another value"""
+ABOUT_FOLDERS = ("name", "output_dir")
+"""options that only say where a new run goes"""
+
+
+def start_or_continue(
+    name: str, path: Path, overrides: list[str], root: Path, **start: Any
+) -> Path:
+    """Continue the run in the folder `name` of output_dir, or start it if there is none.
+
+    `start` is what `train` takes beside these. Raises RunError if the run has another config, or
+    began from other weights.
+    """
+    record.check_name(name)
+    settings = load_config(path, overrides)
+    folder = root / Path(settings.output_dir).expanduser() / name
+    if not (folder / "config.yaml").exists():
+        return train(path, overrides, root, **start, name=name)
+    old = load_config(folder / "config.yaml")
+    check_same(folder, old, settings)
+    check_parent(folder, start.get("init_from"), root)
+    now = config.flat(settings)
+    changes = [f"{key}={now[key]}" for key in CAN_CHANGE if now[key] != config.flat(old)[key]]
+    return resume(folder, changes, root, start.get("verify_data", False))
+
+
+def check_same(folder: Path, old: Config, settings: Config) -> None:
+    """Refuse to continue a run with another config."""
+    before = config.flat(old)
+    now = config.flat(settings)
+    if now["trainer.micro_batches"] == 0:  # the run has the number that this came to
+        now["trainer.micro_batches"] = before["trainer.micro_batches"]
+    differing = [
+        f"{key} was {before[key]!r}, and is {now[key]!r}"
+        for key in now
+        if before[key] != now[key] and key not in (*CAN_CHANGE, *ABOUT_FOLDERS)
+    ]
+    if differing:
+        raise record.RunError(
+            f"{folder}: this run has another config: {'; '.join(differing)}; choose another name "
+            f"for a new run, or continue this one as it is with --resume {folder}"
+        )
+
+
+def check_parent(folder: Path, init_from: Path | None, root: Path) -> None:
+    """Refuse to continue a run that began from other weights."""
+    before = record.read(folder / "manifest.json", "parent")["parent"]
+    now = os.path.relpath(init_from, root) if init_from else ""
+    if now != before:
+        raise record.RunError(
+            f"{folder}: this run began from {before or 'new weights'}, "
+            f"and is to begin from {now or 'new weights'}; choose another name for a new run"
+        )
 
 
 def resume(folder: Path, overrides: list[str], root: Path, verify_data: bool = False) -> Path:
@@ -42,7 +99,7 @@ def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None
     """
     has_more_epochs = settings.trainer.epochs > old.trainer.epochs
     has_any_total = settings.optim.scheduler in ("constant", "plateau")
-    can_change = {"device", "loader.num_workers"}
+    can_change = set(CAN_CHANGE)
     if settings.trainer.epochs == old.trainer.epochs or (has_more_epochs and has_any_total):
         can_change.add("trainer.epochs")
     for override in overrides:
@@ -74,7 +131,7 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
     if state:
         checkpoint.restore(state, run.parts)
     elif run.parent["parent"]:
-        run.init_from(run.root / run.parent["parent"])
+        run.init_from(run.root / run.parent["parent"], partial=True)
     return facts
 
 

@@ -8,6 +8,7 @@ PACKAGE train`.
 import json
 import os
 import shlex
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,13 @@ from .engine import checkpoint, config, distributed, record, sharding
 from .engine.loader import Loader, LoaderConfig
 from .engine.logger import Logger, SilentLogger
 from .engine.measure import MetricGroup
-from .engine.optim import OptimConfig, build_optimizer, build_scheduler
+from .engine.optim import (
+    OptimConfig,
+    build_average,
+    build_optimizer,
+    build_scheduler,
+    describe_groups,
+)
 from .engine.record import Facts
 from .engine.share import Share
 from .engine.trainer import (
@@ -101,6 +108,8 @@ class Run:
             "trainer": self.trainer,
             "task": self.task,
         }
+        if self.average:
+            self.parts["average"] = self.average
 
     def build_loaders(self) -> dict[str, Loader]:
         """Read the data, join the other processes, and make a loader for each split."""
@@ -157,6 +166,9 @@ class Run:
         self.optimizer = build_optimizer(self.settings.optim, self.model)
         if self.settings.sharding:
             sharding.shard_optimizer(self.optimizer)
+            if self.settings.optim.ema:
+                raise SetupError("optim.ema: there is no moving average of a sharded model")
+        self.average = build_average(self.settings.optim, self.model)
 
     def build_trainer(self) -> None:
         """Build what trains the model, and the schedule of its learning rate."""
@@ -189,10 +201,12 @@ class Run:
             metrics=metrics,
             mode=mode,
             scheduler=self.scheduler,
+            average=self.average,
             log=self.logger.log,
             track=self.logger.track,
             save=self.save,
             stop=self.stop,
+            is_time_up=lambda: self.stop.is_time_up,
             seed=self.settings.seed,
         )
 
@@ -223,12 +237,16 @@ class Run:
             )
         json.dumps(answers)
 
-    def init_from(self, folder: Path) -> None:
-        """Start from the best weights of another run."""
-        state = checkpoint.load(folder / "checkpoints" / "best.pt")
-        checkpoint.restore(state, {"model_state_dict": self.model})
-        digest = record.digest(state["model_state_dict"])
-        self.parent = {"parent": os.path.relpath(folder, self.root), "parent_digest": digest}
+    def init_from(self, path: Path, partial: bool = False) -> None:
+        """Start from the best weights of another run, or from those in a file.
+
+        `partial`: load those that fit, even if not all do.
+        """
+        file = path / "checkpoints" / "best.pt" if path.is_dir() else path
+        weights = checkpoint.load_weights(file)
+        self.logger.info(checkpoint.fit_weights(self.model, weights, partial=partial))
+        digest = record.digest(weights)
+        self.parent = {"parent": os.path.relpath(path, self.root), "parent_digest": digest}
 
     def manifest(self, verify_data: bool = False) -> Facts:
         """What runs here: see `record.collect_environment`."""
@@ -248,13 +266,15 @@ class Run:
         changes = record.changes(folder, self.hashes)
         return f"{files}: the data has changed since the run began: {changes}"
 
-    def start(self, manifest: Facts) -> None:
-        """Make the run folder."""
+    def start(self, manifest: Facts, folder: Path | None = None) -> None:
+        """Make the run folder, by default one with a name that has the time in it."""
         if self.is_main:
-            folder = record.create_run(self.output_dir, self.settings.name)
+            folder = folder or record.create_run(self.output_dir, self.settings.name)
+            self.open_folder(folder)  # refuses if another process is starting the same run
+            if (folder / "config.yaml").exists():
+                raise record.RunError(f"{folder}: another process has begun this run meanwhile")
             text = config.dump(self.settings)
             record.start(folder, text, manifest, PACKAGE, self.hashes)
-            self.open_folder(folder)
 
     def open_folder(self, folder: Path) -> None:
         """Log to a run folder, which no other process may be writing to."""
@@ -268,8 +288,17 @@ class Run:
         if self.is_main:
             states["logger"] = self.logger.state_dict()
             states["config"] = config.plain(self.settings)
-            path = self.folder / "checkpoints" / f"{name}.pt"
-            checkpoint.save(path, states, keep_previous=name == "last")
+            folder = self.folder / "checkpoints"
+            checkpoint.save(folder / f"{name}.pt", states, keep_previous=name == "last")
+            if name == "last":  # which has the ranking: after a kill, the next one removes the same
+                self.remove_all_but_best(folder)
+
+    def remove_all_but_best(self, folder: Path) -> None:
+        """Remove checkpoints of evaluations that are no longer among the best."""
+        kept = {f"best-{entry['step']}.pt" for entry in self.trainer.ranking}
+        for path in folder.glob("best-*.pt"):
+            if path.name not in kept:
+                path.unlink()
 
     def execute(self) -> Path:
         """Train to the end, test the best weights, and leave result.json in the run folder.
@@ -279,6 +308,9 @@ class Run:
         self.announce()
         if self.settings.trainer.compile:
             self.model.compile()
+        minutes = self.settings.trainer.max_minutes
+        if minutes and self.is_main:
+            self.stop.deadline = time.monotonic() - self.logger.seconds + 60 * minutes
         result: Facts = {"status": "failed"}
         try:
             with self.stop:
@@ -330,7 +362,8 @@ class Run:
         weights = self.model.state_dict()
         if self.is_main:
             path = self.folder / "checkpoints" / "best.pt"
-            weights = checkpoint.load(path)["model_state_dict"]
+            weights = checkpoint.weights_of(checkpoint.load(path))
+        self.trainer.average = None  # it is in the best weights
         self.model.load_state_dict(weights)  # sharded: those of the first process for all
         if not self.settings.sharding:
             distributed.broadcast_weights(self.model)
@@ -341,7 +374,7 @@ class Run:
         splits = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
         steps = f"{self.trainer.step} of {self.total_steps} steps"
         where = f"{self.share.world_size} x {self.device}, {torch.get_num_threads()} threads"
-        for line in self.task.summary():
+        for line in (*self.task.summary(), *describe_groups(self.settings.optim, self.model)):
             self.logger.info(line)
         self.logger.info(f"{size:,} parameters; {splits}; {steps}; {where}")
         if self.share.count > 1:
@@ -350,6 +383,8 @@ class Run:
     def report(self) -> None:
         """Show where the run is, how good it is, and what can be done with it."""
         options = self.settings.trainer
+        if self.trainer.last_step:
+            self.logger.info(f"time is up after step {self.trainer.last_step}")
         if self.trainer.is_out_of_patience:
             self.logger.info(
                 f"early stop: {options.monitor} has not improved in {options.patience} "
@@ -380,15 +415,25 @@ def train(
     overrides: list[str],
     root: Path,
     init_from: Path | None = None,
+    partial: bool = False,
     verify_data: bool = False,
+    name: str = "",
 ) -> Path:
-    """Train a new run, from the best weights of the run `init_from` if there is one.
+    """Train a new run.
 
-    `verify_data`: read all data for its fingerprint, also what has not changed in size and time.
+    Args:
+        path: the config file.
+        overrides: options that are not as in the file, as `section.key=value`.
+        root: the folder that relative paths in the config start from.
+        init_from: a run whose best weights to start from, or a file of weights.
+        partial: start from those weights that fit, even if not all do.
+        verify_data: read all data for its fingerprint, also what has not changed in size and time.
+        name: the name of the run folder; by default, `name` in the config with the time.
     """
     run = Run(load_config(path, overrides), root)
     if init_from:
-        run.init_from(init_from)
+        run.init_from(init_from, partial)
     run.check()
-    run.start(run.manifest(verify_data))
+    folder = record.open_run(run.output_dir, name) if name and run.is_main else None
+    run.start(run.manifest(verify_data), folder)
     return run.execute()

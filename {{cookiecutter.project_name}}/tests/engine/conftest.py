@@ -71,7 +71,9 @@ def read_log(run: Path, split: str = "") -> list[dict[str, Any]]:
 
 def assert_same_run(one: Path, other: Path) -> None:
     """The same weights, states, log and result."""
-    for name in ("last.pt", "best.pt"):
+    names = [{path.name for path in run.glob("checkpoints/best*.pt")} for run in (one, other)]
+    assert names[0] == names[1]
+    for name in ("last.pt", *names[0]):
         states = [checkpoint.load(run / "checkpoints" / name) for run in (one, other)]
         for state in states:
             state.pop("config")

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import sys
 from collections import Counter, OrderedDict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy
@@ -230,6 +232,85 @@ def test_a_check_needs_no_room_for_the_tensors(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "save", measure)
     checkpoint.check({"model": torch.nn.Linear(1000, 1000)})
     assert written[0] < 10_000
+
+
+class Small(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Linear(3, 2)
+        self.head = torch.nn.Linear(2, 4)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.", "module.model."])
+@pytest.mark.parametrize("place", ["", "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_weights_in_any_place_and_under_any_usual_name_are_loaded(
+    tmp_path: Path, prefix: str, place: str, is_zip: bool
+) -> None:
+    path = tmp_path / "weights.pt"
+    source = Small().state_dict()
+    state = {f"{prefix}{name}": tensor for name, tensor in source.items()}
+    torch.save(
+        {place: state, "epoch": 3} if place else state, path, _use_new_zipfile_serialization=is_zip
+    )
+    model = Small()
+    assert checkpoint.fit_weights(model, checkpoint.load_weights(path)) == "loaded 4 of 4 tensors"
+    assert all(torch.equal(tensor, source[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_average_stands_for_the_weights_of_a_checkpoint() -> None:
+    average = {"n_averaged": torch.tensor(3), "module.a": torch.ones(2)}
+    state = {"model_state_dict": {"a": torch.zeros(2)}}
+    assert torch.equal(checkpoint.weights_of(state)["a"], torch.zeros(2))
+    found = checkpoint.weights_of({**state, "average": average})
+    assert list(found) == ["a"]
+    assert torch.equal(found["a"], torch.ones(2))
+    with pytest.raises(CheckpointError, match="model_state_dict is missing"):
+        checkpoint.weights_of({})
+
+
+def test_weights_that_do_not_fit_are_listed_and_only_partially_loaded_if_that_is_wanted() -> None:
+    model = Small()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights: dict[str, Any] = {"encoder.weight": torch.zeros(2, 3), "head.weight": torch.zeros(9)}
+    weights |= {f"old{number}": torch.zeros(1) for number in range(7)}
+    report = (
+        "loaded 1 of 4 tensors; new: encoder.bias (2,), head.weight (4, 2), head.bias (4,); "
+        "unused: head.weight (9,), old0 (1,), old1 (1,), old2 (1,), old3 (1,), old4 (1,), "
+        "and 2 more"
+    )
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.fit_weights(model, weights)
+    assert str(caught.value) == f"the weights do not fit this model: {report}"
+    assert torch.equal(model.encoder.weight, before["encoder.weight"])
+    assert checkpoint.fit_weights(model, weights, partial=True) == report
+    assert torch.equal(model.encoder.weight, torch.zeros(2, 3))
+    assert torch.equal(model.head.weight, before["head.weight"])
+    with pytest.raises(CheckpointError, match="loaded 0 of 4 tensors"):
+        checkpoint.fit_weights(model, {"old": torch.zeros(1)}, partial=True)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, {"state_dict": {}}, [1, 2]])
+def test_a_file_without_weights_is_refused(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"weights\.pt: "):
+        checkpoint.load_weights(path)
+
+
+def test_safetensors_are_read_if_they_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"damaged")
+    module: Any = ModuleType("safetensors.torch")
+    module.load_file = lambda file: {"a": torch.ones(2)} if file == path else {}
+    monkeypatch.setitem(sys.modules, "safetensors", ModuleType("safetensors"))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", module)
+    assert torch.equal(checkpoint.load_weights(path)["a"], torch.ones(2))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(CheckpointError, match="to read it, install the package safetensors"):
+        checkpoint.load_weights(path)
 
 
 def test_errors_have_the_exit_codes_of_the_command_line() -> None:

@@ -10,6 +10,7 @@ import pytest
 from {{ cookiecutter.__package_name }}.engine.config import (
     ConfigError,
     dump,
+    flat,
     load,
     plain,
 )
@@ -380,7 +381,9 @@ def test_a_config_as_plain_values() -> None:
 @pytest.mark.parametrize(
     ("hint", "name"),
     [
-        (dict[str, int], "dict[str, int]"),
+        (dict, "dict"),
+        (dict[int, str], "dict[int, str]"),
+        (dict[str, set[int]], "dict[str, set[int]]"),
         (int | str | None, "int | str | None"),
         (list, "list"),
         (list[set[int]], "list[set[int]]"),
@@ -401,6 +404,47 @@ def test_a_field_type_that_cannot_be_saved_is_refused_at_once(hint: Any, name: s
     assert before.startswith("Odd.table: the type ")
     assert before.endswith(name)
     assert after.startswith("bool, int, float, str, Path, ")
+
+
+@dataclass(frozen=True)
+class Factors:
+    groups: dict[str, Annotated[float, 0]] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+
+def test_a_dict_is_read_from_a_file_and_from_the_command_line_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("groups:\n  z.*: 0.5\n  a.b: 0\nnames: {one: [x], '2': []}\n", "utf-8")
+    config = load(Factors(), path)
+    assert list(config.groups.items()) == [("z.*", 0.5), ("a.b", 0.0)]
+    assert config.names == {"one": ["x"], "2": []}
+    path.write_text(dump(config, comments=True), "utf-8")
+    again = load(Factors(), path)
+    assert list(again.groups.items()) == list(config.groups.items())
+    assert again == config
+    override = load(Factors(), path, ['groups={"*": 1}'])
+    assert override.groups == {"*": 1.0}
+    assert override.names == config.names
+    assert flat(override) == {"groups": {"*": 1.0}, "names": {"one": ["x"], "2": []}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("groups: {a: -1}", "1: groups[a]: expected float >= 0, found '-1'"),
+        ("groups:\n  a: 1\n  a: 2", "1: groups[a]: is set twice"),
+        ("groups: [a, b]", "1: groups: expected dict[str, float >= 0], found a list of 2"),
+        ("groups: a", "1: groups: expected dict[str, float >= 0], found 'a'"),
+        ("groups: {[a]: 1}", "1: groups: expected texts as keys, found a list of 1"),
+        ("names: {a: b}", "1: names[a]: expected list[str], found 'b'"),
+    ],
+)
+def test_what_is_wrong_in_a_dict_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(Factors(), path)
+    assert str(caught.value) == f"{path}:{message}"
 
 
 def test_only_fields_of_the_constructor_are_options() -> None:

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -290,11 +292,12 @@ def test_cuda_is_made_deterministic_before_it_starts(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_first_signal_is_kept_and_a_second_one_of_either_kind_would_end_the_process(
-    number: signal.Signals,
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
+def test_a_first_signal_is_kept_and_then_only_sigint_and_sigterm_would_end_the_process(
+    name: str,
 ) -> None:
-    kinds = (signal.SIGTERM, signal.SIGINT)
+    number = getattr(signal, name)
+    kinds = [getattr(signal, kind) for kind in distributed.SIGNALS]
     before = [signal.getsignal(kind) for kind in kinds]
     stop = StopSignal()
     with stop:
@@ -302,5 +305,43 @@ def test_a_first_signal_is_kept_and_a_second_one_of_either_kind_would_end_the_pr
         os.kill(os.getpid(), number)
         assert stop()
         assert stop.number == number
-        assert [signal.getsignal(kind) for kind in kinds] == [signal.SIG_DFL] * 2
+        handlers = [signal.getsignal(kind) for kind in kinds]
+        assert handlers == [signal.SIG_DFL, signal.SIG_DFL, signal.SIG_IGN, signal.SIG_IGN]
     assert [signal.getsignal(kind) for kind in kinds] == before
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stop = StopSignal()
+        with stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_that_is_not_the_main_one_has_no_signals() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    answers: list[Any] = []
+
+    def run() -> None:
+        with StopSignal() as stop:
+            answers.append(stop())
+            answers.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert answers == [False, before]
+
+
+def test_time_is_up_from_the_deadline_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = StopSignal()
+    assert (stop(), stop.is_time_up) == (False, False)  # there is none by default
+    stop.deadline = 100.0
+    for now, is_up in ((99.9, False), (100.0, True)):
+        clock = SimpleNamespace(monotonic=lambda now=now: now)
+        monkeypatch.setattr(distributed, "time", clock)
+        assert (stop(), stop.is_time_up) == (False, is_up)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import Command
+from conftest import Command, read_log
 
 from {{ cookiecutter.__package_name }} import __main__ as command_line
+from {{ cookiecutter.__package_name }}.engine import record
 from {{ cookiecutter.__package_name }}.train import load_config
 
 SOURCE = Path(command_line.__file__).parents[1]
@@ -92,6 +93,64 @@ def test_a_run_survives_ascii_streams_and_names_the_encoding_of_each_file(tmp_pa
     assert result.returncode == 0, result.stderr
     assert "\r" not in result.stderr
     assert result.stdout.isascii()
+
+
+def test_words_and_options_of_train_come_in_any_order(command: Command, tmp_path: Path) -> None:
+    config = tmp_path / "a=b.yaml"  # a file that exists is a file
+    config.write_text("seed: 3", encoding="utf-8")
+    options = ("output_dir={tmp}/runs", "--run", "one", "trainer.max_steps=1", "--verify-data")
+    code, out, err = command("train", str(config), *options, "optim.lr=0.02")
+    assert code == 0, err
+    settings = load_config(Path(out.strip()) / "config.yaml")
+    assert (settings.seed, settings.trainer.max_steps, settings.optim.lr) == (3, 1, 0.02)
+    for text in ("train seed=1 --run two --fast", "config seed=1"):
+        words = text.split()
+        code, _, err = command(*words)
+        assert code == 2
+        assert f"unrecognized arguments: {words[-1]}" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    "streams", ["2>&1 | head -1", "2>&-", ">&-", ">&- 2>&- <&-", "2>&1 | true", "2>/dev/full"]
+)
+def test_a_console_that_goes_away_does_not_end_training(tmp_path: Path, streams: str) -> None:
+    config = tmp_path / "empty.yaml"
+    config.write_text("", encoding="utf-8")
+    words = f"train {config} --run one output_dir={tmp_path}/runs trainer.log_every=1"
+    subprocess.run(
+        ["sh", "-c", f"{sys.executable} {tiny.__file__} {words} {streams}"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        check=True,
+    )
+    folder = tmp_path / "runs" / "one"
+    assert record.read(folder / "result.json")["status"] == "finished"
+    assert [line["step"] for line in read_log(folder, "train")] == [*range(1, 9)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
+def test_a_terminal_that_is_closed_does_not_end_training_if_sighup_is_ignored(
+    tmp_path: Path,
+) -> None:
+    import pty
+
+    config = tmp_path / "empty.yaml"
+    config.write_text("trainer: {log_every: 1, epochs: 30}", encoding="utf-8")
+    master, terminal = pty.openpty()
+    words = [tiny.__file__, "train", str(config), "--run", "one", f"output_dir={tmp_path}/runs"]
+    process = subprocess.Popen(
+        ["nohup", sys.executable, *words],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    assert os.read(master, 1)  # it has begun to show what it does
+    os.close(master)
+    assert process.wait() == 0
+    assert read_log(tmp_path / "runs" / "one", "test")
 
 
 def test_only_the_first_process_prints_results(

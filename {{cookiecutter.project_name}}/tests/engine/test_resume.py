@@ -30,6 +30,7 @@ from torch import nn
 
 from {{ cookiecutter.__package_name }}.__main__ import main
 from {{ cookiecutter.__package_name }}.engine import checkpoint, record
+from {{ cookiecutter.__package_name }}.engine.distributed import StopSignal
 from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
 from {{ cookiecutter.__package_name }}.engine.logger import Logger
 from {{ cookiecutter.__package_name }}.engine.trainer import (
@@ -45,6 +46,8 @@ Killed = Callable[..., Path]
 Patch = pytest.MonkeyPatch
 FORK = "spawn" if sys.platform == "win32" else "forkserver"
 SOURCE = Path(record.__file__).parents[2]
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+USR1 = getattr(signal, "SIGUSR1", None)
 
 # Four steps in each epoch, unless a test says otherwise.
 BASE = ("trainer.epochs=6",)
@@ -165,7 +168,7 @@ def stopped(command: Command, empty_config: Path) -> Stopped:
             code, out, err = command("train", *words)
         assert (code, out) == (128 + number, "")
         why, how = err.splitlines()[-2:]
-        assert re.fullmatch(r"stopped   by SIG(TERM|INT) after step \d+", why)
+        assert re.fullmatch(r"stopped   by SIG(TERM|INT|USR1|HUP) after step \d+", why)
         assert how.startswith(f"resume    python -m {main.__module__.partition('.')[0]} train ")
         folder = Path(how.partition(" --resume ")[2]).resolve()
         assert record.read(folder / "result.json")["status"] == "stopped"
@@ -222,6 +225,12 @@ def resumes(run: Path) -> list[int]:
             ("trainer.precision=fp16", "trainer.max_grad_norm=0.1", "trainer.save_every=2"),
         ),
         ("step", 11, ("trainer.precision=bf16", "trainer.micro_batches=2", "trainer.save_every=4")),
+        ("step", 11, ("trainer.eval_every=3", "trainer.log_every=2")),
+        ("evaluation", 9, ("trainer.eval_every=3", "trainer.save_every=2")),
+        ("evaluation", 5, ("trainer.eval_every=5", *PLATEAU)),
+        ("step", 8, ("optim.ema=0.9", "trainer.eval_every=3", "trainer.keep=2")),
+        ("save", 7, ("trainer.keep=3", "trainer.eval_every=2")),
+        ("step", 9, ('optim.groups={"0.*": 0.1, "3.bias": 0}', "trainer.save_every=2")),
     ],
 )
 def test_continued_equals_uninterrupted(
@@ -389,7 +398,49 @@ def test_a_run_may_be_stopped_at_every_step_of_its_way(
     assert_same_run(train(*options), part)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_evaluation_within_an_epoch_that_a_signal_interrupts_is_made_on_resume(
+    train: Train, command: Command, stopped: Stopped
+) -> None:
+    options = ("trainer.epochs=2", "trainer.eval_every=3", "trainer.log_every=1")
+    part = stopped("evaluation", 2, *options)
+    state = checkpoint.load(part / "checkpoints" / "last.pt")["trainer"]
+    assert (state["step"], state["evaluated_step"]) == (3, 0)
+    assert command("train", "--resume", str(part))[0] == 0
+    assert_same_run(train(*options), part)
+
+
+def test_a_run_whose_time_was_up_is_not_trained_further_on_resume(
+    command: Command, stopped: Stopped, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(StopSignal, "is_time_up", property(is_late, lambda *_: None), raising=False)
+    part = stopped("evaluation", 1, "trainer.epochs=9", "trainer.max_minutes=9")
+    assert checkpoint.load(part / "checkpoints" / "last.pt")["trainer"]["last_step"] == 3
+    monkeypatch.setattr(StopSignal, "is_time_up", False)
+    assert command("train", "--resume", str(part))[0] == 0
+    result = record.read(part / "result.json")
+    assert (result["status"], result["steps"]) == ("finished", 3)
+
+
+def test_the_minutes_before_a_resume_count(train: Train, command: Command) -> None:
+    run = train("trainer.epochs=2", "trainer.max_minutes=60")
+    path = run / "checkpoints" / "last.prev.pt"
+    state = checkpoint.load(path)
+    assert state["trainer"]["step"] == 4
+    state["logger"]["seconds"] = 3600
+    torch.save(state, run / "checkpoints" / "last.pt")
+    (run / "result.json").unlink()
+    assert command("train", "--resume", str(run))[0] == 0
+    assert record.read(run / "result.json")["steps"] == 5
+
+
+def is_late(stop: StopSignal) -> bool:
+    """Stands in for `is_time_up`: the time is up with the third step."""
+    steps = getattr(stop, "steps", 0) + 1
+    stop.steps = steps  # type: ignore[attr-defined]
+    return bool(steps >= 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, pytest.param(USR1, marks=POSIX)])
 @pytest.mark.parametrize(("at", "count", "step"), [("step", 3, 3), ("evaluation", 6, 8)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_ends_the_step_and_leaves_a_checkpoint(

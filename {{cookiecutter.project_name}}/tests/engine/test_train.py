@@ -5,6 +5,8 @@ import multiprocessing
 import random
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from conftest import Command, assert_same_run, read_log
+from conftest import Command, assert_equal, assert_same_run, read_log
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
@@ -22,6 +24,7 @@ from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
 from {{ cookiecutter.__package_name }} import __main__ as command_line
+from {{ cookiecutter.__package_name }} import evaluate
 from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
 from {{ cookiecutter.__package_name }}.engine.optim import OptimConfig
@@ -116,7 +119,7 @@ def test_a_checkpoint_holds_what_the_contract_says_in_plain_types(train: Train) 
     }  # fmt: skip
     assert state["task"]["mean"].shape == (FEATURES,)
     assert state["config"]["loader"]["batch_size"] == 16
-    assert (state["trainer"]["epoch"], state["trainer"]["step"]) == (2, 8)
+    assert (state["trainer"]["step"], state["trainer"]["evaluated_step"]) == (8, 8)
     assert "0.weight" in state["model_state_dict"]
 
 
@@ -177,6 +180,114 @@ def test_a_run_that_started_from_another_names_it(train: Train) -> None:
     assert (command_line.ROOT / manifest["parent"]).resolve() == parent
     assert manifest["parent_digest"] == record.digest(weights(parent, "best"))
     assert record.read(parent / "manifest.json")["parent"] == ""
+
+
+def test_init_from_takes_a_checkpoint_and_any_file_of_weights(train: Train, tmp_path: Path) -> None:
+    parent = train(*OVERSHOOTS)
+    still = ("optim.lr=0", "optim.weight_decay=0", "trainer.epochs=1")
+    last = parent / "checkpoints" / "last.pt"
+    plain = tmp_path / "plain.pt"
+    torch.save({f"module.{name}": weight for name, weight in weights(parent).items()}, plain)
+    for path in (last, plain):
+        child = train(*still, "--init-from", str(path))
+        assert record.digest(weights(child)) == record.digest(weights(parent))
+        manifest = record.read(child / "manifest.json")
+        assert (command_line.ROOT / manifest["parent"]).resolve() == path
+    assert manifest["parent_digest"] == record.digest(checkpoint.load_weights(plain))
+
+
+def test_what_does_not_fit_is_listed_and_an_error_unless_partial(
+    train: Train, command: Command, empty_config: Path, tmp_path: Path
+) -> None:
+    parent = train("trainer.epochs=1")
+    others = {**weights(parent), "3.weight": torch.zeros(5, 8), "old": torch.zeros(2)}
+    file = tmp_path / "others.pt"
+    torch.save({"state_dict": others}, file)
+    words = ("train", str(empty_config), "output_dir={tmp}/new", "trainer.epochs=1")
+    still = ("optim.lr=0", "optim.weight_decay=0", "--init-from", str(file))
+    code, _, err = command(*words, *still)
+    report = "loaded 3 of 4 tensors; new: 3.weight (2, 8); unused: 3.weight (5, 8), old (2,)"
+    assert code == 2
+    assert report in err
+    assert not (tmp_path / "new").exists()
+    code, out, err = command(*words, *still, "--partial")
+    assert code == 0
+    assert report in err
+    child = weights(Path(out.strip()))
+    assert torch.equal(child["0.weight"], others["0.weight"])
+    assert child["3.weight"].shape == (2, 8)
+    code, _, err = command(*words, "--partial")
+    assert (code, err) == (2, "error: --partial needs --init-from, which says what to load\n")
+
+
+def test_the_average_is_what_is_tested_evaluated_and_predicted_with(
+    train: Train, command: Command
+) -> None:
+    run = train("optim.ema=0.9", "optim.lr=0.1", "trainer.epochs=3")
+    state = checkpoint.load(run / "checkpoints" / "last.pt")
+    averages = checkpoint.weights_of(state)
+    assert not torch.equal(averages["0.weight"], state["model_state_dict"]["0.weight"])
+    model, _ = evaluate.load(run, "last")
+    assert_equal(dict(model.state_dict()), averages)
+    code, out, err = command("evaluate", str(run))
+    assert code == 0, err
+    values = json.loads(out)
+    (line,) = read_log(run, "test")
+    assert (line["loss"], line["right"]) == (values["loss"], values["right"])
+    child = train("optim.lr=0", "optim.weight_decay=0", "--init-from", str(run))
+    best = checkpoint.weights_of(checkpoint.load(run / "checkpoints" / "best.pt"))
+    assert record.digest(weights(child)) == record.digest(best)
+
+
+def test_groups_are_shown_at_the_start(command: Command, empty_config: Path) -> None:
+    words = ("train", str(empty_config), "output_dir={tmp}/runs", "trainer.epochs=1")
+    code, _, err = command(*words, 'optim.groups={"0.*": 0, "3.*": 0.1}')
+    assert code == 0
+    assert "optim.groups: 0.*: 136 parameters, frozen" in err
+    assert "optim.groups: 3.*: 18 parameters, learning rate x 0.1" in err
+    code, _, err = command(*words, 'optim.groups={"4.*": 0}')
+    assert code == 2
+    assert err.startswith("error: optim.groups: '4.*' matches no parameter")
+
+
+def test_the_n_best_checkpoints_are_kept(train: Train) -> None:
+    run = train("trainer.epochs=3", "trainer.eval_every=2", "trainer.keep=3", "optim.lr=0.1")
+    values = {line["step"]: line["right"] for line in read_log(run, "val")}
+    best = sorted(values, key=lambda step: values[step], reverse=True)[:3]
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert names == {"best.pt", "last.pt", "last.prev.pt", *(f"best-{step}.pt" for step in best)}
+    for step in best:
+        assert checkpoint.load(run / "checkpoints" / f"best-{step}.pt")["trainer"]["step"] == step
+
+
+def test_a_run_in_a_thread_trains_without_signals(train: Train) -> None:
+    runs: list[Path] = []
+    thread = threading.Thread(target=lambda: runs.append(train("trainer.epochs=1")))
+    thread.start()
+    thread.join()
+    assert result(runs[0])["status"] == "finished"
+
+
+def test_training_ends_when_its_time_is_up_and_is_reproduced_to_that_step(
+    train: Train, command: Command, monkeypatch: Patch
+) -> None:
+    train_step = Trainer.train_step
+
+    def slow(trainer: Trainer, step: Any) -> None:
+        time.sleep(0.02)
+        train_step(trainer, step)
+
+    monkeypatch.setattr(Trainer, "train_step", slow)
+    run = train("trainer.epochs=100", "trainer.max_minutes=0.01")  # 0.6 s
+    found = result(run)
+    assert found["status"] == "finished"
+    assert 0 < found["steps"] < 400
+    assert read_log(run, "val")[-1]["step"] == found["steps"]
+    assert read_log(run, "test")
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    code, out, err = command("reproduce", str(run), "--force")
+    assert code == 0, err
+    assert json.loads(out)["identical"] is True
 
 
 def test_training_works_from_any_folder_with_a_config_by_relative_path(

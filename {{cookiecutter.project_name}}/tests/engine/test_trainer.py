@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
@@ -225,14 +226,16 @@ def halve(optimizer: torch.optim.Optimizer) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: 0.5**step)
 
 
-@pytest.mark.parametrize("log_every", [1, 2, 100])
-def test_the_mean_loss_of_an_epoch_counts_every_sample_once(log_every: int) -> None:
+@pytest.mark.parametrize(
+    ("log_every", "means"), [(1, [1.5, 5.5, 8.5]), (2, [3.5, 8.5]), (100, [4.5])]
+)
+def test_a_line_has_the_mean_loss_of_the_samples_since_the_last_one(
+    log_every: int, means: list[float]
+) -> None:
     train = batches([float(i) for i in range(10)], 4)
     _, log, _ = fit(train=train, log_every=log_every)
-    losses = lines_of(log, "train", "loss")
-    assert losses[-1] == 4.5  # the mean of batch means would be 4.83
+    assert lines_of(log, "train", "loss") == means  # the mean of batch means would be 5.17
     assert lines_of(log, "val", "loss") == [4.5]
-    assert len(losses) == {1: 3, 2: 2, 100: 1}[log_every]
 
 
 def test_a_step_is_the_gradient_of_the_mean_and_forgets_the_step_before() -> None:
@@ -333,6 +336,102 @@ def test_max_steps_ends_training_within_an_epoch() -> None:
     assert saved[-1] == "last"
 
 
+@pytest.mark.parametrize(
+    ("eval_every", "steps"), [(0, [4, 8]), (1, [*range(1, 9)]), (3, [3, 6, 8]), (100, [8])]
+)
+def test_eval_every_evaluates_by_steps_and_after_the_last_one(
+    eval_every: int, steps: list[int]
+) -> None:
+    train = batches([1.0] * 8, 2)
+    _, log, saved = fit(train=train, epochs=2, eval_every=eval_every, log_every=100)
+    assert lines_of(log, "val", "step") == steps
+    assert lines_of(log, "val", "epoch") == [math.ceil(step / 4) for step in steps]
+    assert lines_of(log, "train", "step") == steps  # a line before each evaluation
+    assert saved.count("last") == len({*steps, 4, 8})
+
+
+def test_patience_and_plateau_count_evaluations_and_not_epochs() -> None:
+    def plateau(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
+        return ReduceLROnPlateau(optimizer, "max", 0.5, patience=0)
+
+    options: dict[str, Any] = {"monitor": "score", "eval_every": 1, "epochs": 5, "log_every": 1}
+    metrics = {"score": Scripted([1, 1, 1, 1, 1, 1])}
+    train = batches([1.0] * 6, 2)
+    trainer, log, _ = fit(
+        train=train, metrics=metrics, lr=1.0, schedule=plateau, patience=4, **options
+    )
+    assert trainer.step == 5  # the first one is the best, and four are not better
+    assert lines_of(log, "train", "lr") == [1, 1, 0.5, 0.25, 0.125]
+
+
+def test_time_that_is_up_ends_training_as_the_last_step_does() -> None:
+    answers = iter([False, False, True, True, True])
+    train = batches([1.0] * 8, 2)
+    trainer, log, saved = fit(train=train, epochs=9, is_time_up=lambda: next(answers))
+    assert (trainer.step, trainer.last_step) == (3, 3)
+    assert lines_of(log, "val", "step") == [3]
+    assert saved == ["best", "last"]
+
+
+@pytest.mark.parametrize("is_high", [True, False])
+def test_keep_saves_each_evaluation_that_is_one_of_the_best(is_high: bool) -> None:
+    values = [3, 1, math.nan, 2, 3, 5]
+    metric = Scripted(values if is_high else [-value for value in values])
+    metric.higher_is_better = is_high
+    options: dict[str, Any] = {"metrics": {"score": metric}, "monitor": "score", "epochs": 6}
+    trainer, _, saved = fit(train=batches([1.0], 1), keep=2, **options)
+    assert [name for name in saved if name.startswith("best-")] == [
+        "best-1",
+        "best-2",
+        "best-4",  # 2 is better than 1
+        "best-5",  # as good as the first: both stay
+        "best-6",
+    ]
+    assert [entry["step"] for entry in trainer.ranking] == [6, 1]
+
+
+def test_the_average_is_evaluated_and_the_model_is_trained() -> None:
+    decay = 0.75
+    model = one_weight(1.0)
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=update)
+    trainer, log, _ = fit(
+        train=batches([1.0] * 3, 1), model=model, lr=0.1, average=average, eval_every=1, log_every=1
+    )
+    weights = torch.tensor([0.9, 0.8, 0.7])
+    expected = [weights[0]]
+    for weight in weights[1:]:
+        expected.append(decay * expected[-1] + (1 - decay) * weight)
+    assert lines_of(log, "val", "loss") == pytest.approx([float(value) for value in expected])
+    assert lines_of(log, "train", "loss") == pytest.approx([1.0, 0.9, 0.8])
+    assert float(weight_of(trainer.model).detach()) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("bound", [0.5, math.inf])
+def test_the_norm_of_the_gradient_before_clipping_is_logged(bound: float) -> None:
+    model = one_weight()
+    _, log, _ = fit(train=batches([3.0], 1), model=model, lr=0.1, max_grad_norm=bound)
+    assert lines_of(log, "train", "grad_norm") == [3.0]
+    assert float(weight_of(model).detach()) == pytest.approx(1 - 0.1 * min(3, bound))
+    _, log, _ = fit(train=batches([3.0], 1))
+    assert "grad_norm" not in log[0]
+
+
+def test_the_rate_counts_the_time_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    perf_counter = SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr(trainer_module, "time", perf_counter)
+
+    def forward(model: nn.Module, batch: Any) -> Output:
+        clock.now += 1 if model.training else 100
+        return given(model, batch)
+
+    train = batches([1.0] * 8, 2)
+    _, log, _ = fit(forward, train, eval_every=3, log_every=2)
+    assert lines_of(log, "train", "step") == [2, 3, 4]
+    assert lines_of(log, "train", "rate") == [2, 2, 2]
+
+
 def test_save_every_saves_within_an_epoch() -> None:
     _, _, saved = fit(train=batches([1.0] * 8, 2), save_every=3)
     assert saved == ["last", "best", "last"]
@@ -350,9 +449,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step() -> None:
 def test_weights_that_are_not_finite_are_never_saved() -> None:
     saved: list[str] = []
     trainer = build(lr=math.inf, save=saved.append)
-    trainer.train_epoch(batches([1.0], 1))
     with pytest.raises(TrainingError, match="a weight is not finite after step 1"):
-        trainer.checkpoint("last")
+        trainer.fit(batches([1.0], 1), batches([1.0], 1))
     assert saved == []
 
 
@@ -380,8 +478,14 @@ def test_evaluation_is_in_eval_mode_without_gradients_and_training_goes_on_as_be
     first = trainer.evaluate(train)
     assert first == trainer.evaluate(train)
     assert not model.training
-    trainer.train_epoch(train)
-    assert model.training
+    was_training: list[bool] = []
+
+    def forward(model: nn.Module, batch: Any) -> Output:
+        was_training.append(model.training)
+        return squared(model, batch)
+
+    fit(forward, train, model, 0.1, epochs=2, eval_every=1)
+    assert was_training == [True, False, False] * 4
 
 
 def test_what_observes_does_not_disturb() -> None:
@@ -824,11 +928,16 @@ def test_the_rate_of_a_resumed_run_counts_its_own_samples(monkeypatch: pytest.Mo
     train = batches([1.0] * 8, 2)
     saved = stop_at(build(), 3, train, train)  # six of eight samples are done
     log: Lines = []
-    again = build(log=log.append)
+    clock = SimpleNamespace(now=10.0)
+
+    def forward(model: nn.Module, batch: Any) -> Output:
+        clock.now += 2
+        return given(model, batch)
+
+    again = build(forward, log=log.append)
     load(again, saved)
-    seconds = iter([10.0, 12.0])  # at the start, and at the line of the log
-    clock = SimpleNamespace(perf_counter=lambda: next(seconds))
-    monkeypatch.setattr(trainer_module, "time", clock)
+    perf_counter = SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr(trainer_module, "time", perf_counter)
     again.fit(train, train)
     assert lines_of(log, "train", "rate") == [1.0]
 
@@ -1103,7 +1212,12 @@ def test_fp16_scales_the_loss_and_not_the_update() -> None:
 def test_fp16_skips_a_step_that_overflows_with_its_schedule(bound: float) -> None:
     train = batches([1e36, 3.0], 1)  # scaled by 65,536 more than float32 holds
     options: Any = {"precision": "fp16", "log_every": 1, "max_grad_norm": bound}
-    trainer, log, _ = fit(train=train, lr=1.0, schedule=halve, **options)
+    model = one_weight()
+    average = AveragedModel(model)
+    trainer, log, _ = fit(
+        train=train, model=model, lr=1.0, schedule=halve, average=average, **options
+    )
+    assert int(average.n_averaged) == 1
     assert lines_of(log, "train", "lr") == [1.0, 1.0]
     assert weight_of(trainer.model).item() == pytest.approx(1 - (bound or 3.0), rel=1e-5)
     assert trainer.scaler.get_scale() == 65536 / 2
@@ -1166,15 +1280,19 @@ def test_a_step_dispatches_few_operations_more_than_the_bare_one(bound: float) -
     assert len(ours.names) <= len(bare.names) + 9
 
 
-def test_no_step_waits_for_the_device_to_get_a_number_from_it() -> None:
+def test_no_step_waits_for_the_device_to_get_a_number_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def log(_: dict[str, Any]) -> None:
         watch.names.append("log")
 
     trainer = fused(TrainerConfig(log_every=5, epochs=1), log=log)
+    monkeypatch.setattr(trainer, "evaluate", lambda _: {"loss": 0.0})
+    monkeypatch.setattr(trainer, "checkpoint", lambda _: None)
     train = [four_samples()] * 12
     with Watch() as watch:
-        trainer.train_epoch(train)
-    assert watch.names.count("log") == 3
+        trainer.fit(train, train)
+    assert watch.names.count("log") == 4  # one of them is of the evaluation
     assert watch.names.count("aten._fused_adamw_.default") == 12
     assert "aten._local_scalar_dense.default" not in watch.names  # what item() and float() do
     assert watch.names.count("aten.stack.default") == 3  # before the losses are read at once

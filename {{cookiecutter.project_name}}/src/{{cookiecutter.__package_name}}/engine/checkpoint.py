@@ -16,7 +16,7 @@ from collections import Counter, OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 
@@ -33,9 +33,14 @@ PLAIN_TYPES = (
     torch.device,
 )
 DICT_TYPES = (dict, OrderedDict, Counter)
+PLACES = ("state_dict", "model")  # where files of weights have them, if not at the top
+PREFIXES = ("", "model.", "module.", "module.model.")  # of names, from what wrapped a model
+SHOWN_NAMES = 6  # of tensors that do not fit
 
 State = dict[str, Any]
 """What a checkpoint holds by name: states, or the parts that have them by `state_dict`."""
+Weights = dict[str, torch.Tensor]
+"""Tensors by the names that they have in a model."""
 
 
 class CheckpointError(ValueError):
@@ -100,15 +105,16 @@ def save(path: Path, parts: State, *, keep_previous: bool = False) -> None:
 
 
 def load(path: Path) -> State:
-    """Return what `save` wrote, with all tensors on the CPU.
+    """Return the dict that `save`, or any torch.save, wrote, with all tensors on the CPU.
 
     Raises CheckpointError if the file is missing, truncated, or differs in a single bit.
     """
     try:
-        with ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise BadZipFile(f"the checksum of {damaged} is wrong")
+        if is_zipfile(path):  # not what old versions of torch wrote
+            with ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise BadZipFile(f"the checksum of {damaged} is wrong")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # damage can raise errors of any kind
         raise CheckpointError(f"{path}: damaged or missing: {_first_line(error)}") from None
@@ -128,6 +134,70 @@ def load_latest(folder: Path) -> State | None:
     except CheckpointError as error:
         print(f"warning: {error}; using {previous.name}", file=sys.stderr)
         return load(previous)
+
+
+def weights_of(state: State) -> Weights:
+    """Return the weights that a checkpoint stands for: their moving average, if it has one.
+
+    Raises CheckpointError if it has no weights.
+    """
+    if "average" in state:  # it has a counter beside the module
+        average = {name: state["average"][name] for name in state["average"] if "." in name}
+        return _without_prefix(average, "module.")
+    if "model_state_dict" not in state:
+        raise CheckpointError("not a checkpoint of this project: model_state_dict is missing")
+    return dict(state["model_state_dict"])
+
+
+def load_weights(path: Path) -> Weights:
+    """Return the weights in any file that `torch.load(weights_only=True)` reads, or safetensors.
+
+    The file may be a checkpoint of a run, or have the weights at the top or under one of the names
+    in PLACES.
+
+    Raises CheckpointError if the file cannot be read, or has no weights.
+    """
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    state = load(path)
+    if "model_state_dict" in state:
+        return weights_of(state)
+    state = next((state[name] for name in PLACES if isinstance(state.get(name), dict)), state)
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    if tensors:
+        return tensors
+    raise CheckpointError(f"{path}: expected weights, a dict of tensors, found none")
+
+
+def fit_weights(model: torch.nn.Module, weights: Weights, *, partial: bool = False) -> str:
+    """Load the weights whose names and shapes fit a model, and return what was loaded.
+
+    The names may have `model.` or `module.` before them, as those of wrapped models have. The
+    answer is like `loaded 10 of 12 tensors; new: head.weight (3, 64); unused: head.weight (2, 64)`.
+
+    Raises CheckpointError, before anything is loaded, if nothing fits, or if something does not
+    fit and `partial` is false.
+    """
+    own = model.state_dict()
+    named = [_without_prefix(weights, prefix) for prefix in PREFIXES]
+    weights = max(named, key=lambda candidate: len(candidate.keys() & own.keys()))
+    fitting = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in own and own[name].shape == tensor.shape
+    }
+    report = f"loaded {len(fitting)} of {len(own)} tensors"
+    for what, tensors in (("new", own), ("unused", weights)):
+        others = [name for name in tensors if name not in fitting]
+        shown = [f"{name} {tuple(tensors[name].shape)}" for name in others[:SHOWN_NAMES]]
+        if len(others) > SHOWN_NAMES:
+            shown.append(f"and {len(others) - SHOWN_NAMES} more")
+        if others:
+            report += f"; {what}: {', '.join(shown)}"
+    if not fitting or (";" in report and not partial):
+        raise CheckpointError(f"the weights do not fit this model: {report}")
+    model.load_state_dict({**own, **fitting})
+    return report
 
 
 def restore(state: State, parts: State) -> None:
@@ -155,6 +225,23 @@ def _collect(parts: State) -> State:
     for name, part in parts.items():
         state[name] = part.state_dict() if hasattr(part, "state_dict") else part
     return state
+
+
+def _without_prefix(weights: Weights, prefix: str) -> Weights:
+    """Return the tensors by names that do not begin with the prefix."""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+
+
+def _load_safetensors(path: Path) -> Weights:
+    """Return the tensors in a file of safetensors, which need not be installed."""
+    try:
+        from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore]
+
+        return dict(load_file(path))
+    except ImportError:
+        raise CheckpointError(f"{path}: to read it, install the package safetensors") from None
+    except Exception as error:  # damage can raise errors of any kind
+        raise CheckpointError(f"{path}: damaged or missing: {_first_line(error)}") from None
 
 
 def _outline(value: Any, name: str = "") -> Any:

@@ -9,7 +9,8 @@
     print(dump(config, comments=True))
 
 A field has a default and one of these types: bool, int, float, str, Path, Literal of texts or
-numbers, another dataclass, `T | None`, and `list[T]`, `tuple[T, ...]` or `tuple[T, U]` of these.
+numbers, another dataclass, `T | None`, and `list[T]`, `tuple[T, ...]`, `tuple[T, U]` or
+`dict[str, T]` of these.
 `Annotated[int, 1]` is a number of at least 1, `Annotated[float, 0, 1]` one from 0 to 1. The
 docstring below a field is its help. What no type can say is checked in `__post_init__` of the
 dataclass, by `raise ValueError("KEY: what is wrong")`.
@@ -48,7 +49,7 @@ UNPARSED = ""  # the tag of the text of an override; YAML in a file cannot have 
 MAX_BYTES = 100_000
 SUPPORTED = (
     "bool, int, float, str, Path, Literal of texts or numbers, Annotated[int or float, low, high], "
-    "a dataclass, T | None, list[T], tuple[T, ...] and tuple[T, U]"
+    "a dataclass, T | None, list[T], tuple[T, ...], tuple[T, U] and dict[str, T]"
 )
 
 # YAML 1.1 takes `no` for a truth value and `1e-3` for a text. So the text of a scalar is read here,
@@ -78,7 +79,7 @@ class Entry(NamedTuple):
 
 
 def _refuse(text: str) -> Any:
-    """Refuse every text: none stands for a section, a list or a tuple."""
+    """Refuse every text: none stands for a section, a list, a tuple or a dict."""
     raise ValueError
 
 
@@ -90,9 +91,9 @@ class Kind(NamedTuple):
     read: Callable[[str], Any] = _refuse
     """turns a text into a value; raises ValueError or KeyError for a wrong text"""
     container: type = list
-    """of a sequence: list or tuple"""
+    """of what has items: list, tuple or dict"""
     items: tuple["Kind", ...] = ()
-    """of a sequence: the kinds of its items"""
+    """the kinds of the items of a sequence, or the kind of all values of a dict"""
     has_any_length: bool = False
     """of a sequence: any number of items, all of one kind"""
     is_optional: bool = False
@@ -123,14 +124,14 @@ def load(
     """The options of `default`, changed by a file, then by `section.key=value` overrides.
 
     `source` says in errors where the overrides come from. In an override, a text needs no quotes,
-    a list is written as in YAML, and `null` is None for an option that may be None. Raises
-    ConfigError for anything that is not exactly an option with a value of its type, and for a
-    field type that is not supported.
+    a list or a dict is written as in YAML, and `null` is None for an option that may be None.
+    Raises ConfigError for anything that is not exactly an option with a value of its type, and for
+    a field type that is not supported.
     """
     kinds = dict(_kinds(type(default), ""))
     places: dict[str, str] = {}
     values: dict[str, Any] = {}
-    for key, where, node in _entries(path, overrides, source):
+    for key, where, node in _entries(path, overrides, source, kinds):
         if key not in kinds:
             raise ConfigError(f"{where}: {_unknown(key, kinds)}")
         if key in places and node.tag != UNPARSED:
@@ -162,6 +163,7 @@ def dump(config: Any, comments: bool = False, indent: str = "") -> str:
             default_flow_style=True,
             width=10**9,
             allow_unicode=True,
+            sort_keys=False,
         )
         line = indent + text.strip()[1:-1]  # without the braces
         if comments:
@@ -180,9 +182,23 @@ def plain(config: Any) -> Any:
         return {name: plain(getattr(config, name)) for name in names}
     if isinstance(config, list | tuple):
         return [plain(item) for item in config]
+    if isinstance(config, dict):
+        return {key: plain(value) for key, value in config.items()}
     if isinstance(config, Path):
         return str(config)
     return config
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """The options of a config as plain values, by `section.key`."""
+    values: dict[str, Any] = {}
+    for name in _options(type(config)):
+        value = getattr(config, name)
+        if is_dataclass(value):
+            values |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
+        else:
+            values[name] = plain(value)
+    return values
 
 
 def _options(cls: Any) -> dict[str, Any]:
@@ -254,6 +270,9 @@ def _kind(hint: Any) -> Kind:
         return _optional(*set(arguments) - {types.NoneType})
     if origin in (list, tuple):
         return _sequence(origin, *arguments)
+    if origin is dict and arguments[0] is str:
+        item = _kind(arguments[1])
+        return Kind(f"dict[str, {item.name}]", container=dict, items=(item,))
     if hint in PATTERNS:
         return Kind(hint.__name__, partial(_scalar, hint))
     raise TypeError
@@ -329,11 +348,12 @@ def _entries(
     path: Path | None,
     overrides: Iterable[str],
     source: str,
+    kinds: dict[str, Kind],
 ) -> Iterator[Entry]:
     """The entries of a file, in its order, then those of the overrides."""
     if path is not None:
         root = _parse(_text_of(path), str(path))
-        yield from _flatten(root, path, line=1, key="")
+        yield from _flatten(root, path, 1, "", kinds)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -356,17 +376,18 @@ def _flatten(
     path: Path,
     line: int,
     key: str,
+    kinds: dict[str, Kind],
 ) -> Iterator[Entry]:
     """The entry of a key, then those inside it if it is a section.
 
     It is lazy: an alias inside its own anchor would recurse forever.
     """
     yield Entry(key, f"{path}:{line}", node)
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, yaml.MappingNode) and kinds[key] is SECTION:
         for name, value in node.value:
             part = name.value if isinstance(name, yaml.ScalarNode) else "?"
             inner = f"{key}.{part}".removeprefix(".")
-            yield from _flatten(value, path, name.start_mark.line + 1, inner)
+            yield from _flatten(value, path, name.start_mark.line + 1, inner, kinds)
 
 
 def _parse(text: str, source: str) -> yaml.Node:
@@ -403,7 +424,9 @@ def _convert(node: yaml.Node, kind: Kind, position: str) -> Any:
     is_null_text = node.tag == UNPARSED and node.value == "null"
     if kind.is_optional and (is_null or is_null_text):
         return None
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.MappingNode) and kind.container is dict:
+        return _convert_items(node, kind.items[0], position)
+    if isinstance(node, yaml.SequenceNode) and kind.container is not dict:
         count = len(node.value)
         kinds = kind.items * count if kind.has_any_length else kind.items
         positions = [f"{position}[{index}]" for index in range(count)]
@@ -413,6 +436,19 @@ def _convert(node: yaml.Node, kind: Kind, position: str) -> Any:
         with suppress(ValueError, KeyError):
             return kind.read(node.value)
     raise ConfigError(f"{position}: expected {kind.name}, found {_found(node)}")
+
+
+def _convert_items(node: yaml.MappingNode, kind: Kind, position: str) -> dict[str, Any]:
+    """The values of a dict by their keys."""
+    values: dict[str, Any] = {}
+    for name, value in node.value:
+        key = name.value
+        if not isinstance(name, yaml.ScalarNode):
+            raise ConfigError(f"{position}: expected texts as keys, found {_found(name)}")
+        if key in values:
+            raise ConfigError(f"{position}[{key}]: is set twice")
+        values[key] = _convert(value, kind, f"{position}[{key}]")
+    return values
 
 
 def _found(node: yaml.Node) -> str:

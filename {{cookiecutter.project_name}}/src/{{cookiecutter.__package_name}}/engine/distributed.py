@@ -12,8 +12,11 @@ Started by torchrun, each process does the same with a device of its own.
 
 import atexit
 import gc
+import math
 import os
 import signal
+import threading
+import time
 from typing import Any
 
 import torch
@@ -21,6 +24,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # that stop a run
 
 
 class DeviceError(ValueError):
@@ -102,7 +107,11 @@ def barrier() -> None:
 
 
 class StopSignal:
-    """Says whether SIGINT or SIGTERM has asked the run to stop; a second one ends it at once.
+    """Says whether a signal has asked the run to stop, or whether its time is up.
+
+    The signals are SIGINT, SIGTERM, SIGHUP and SIGUSR1, but none that was ignored before, and none
+    in a thread that is not the main one, where Python allows no handlers. After the first signal, a
+    SIGINT or SIGTERM ends the process at once.
 
     All processes call it equally often, and get the same answer.
     """
@@ -112,11 +121,18 @@ class StopSignal:
         """the signal that all processes have agreed on; 0: none"""
         self.received = 0
         """the signal that this process has received; 0: none"""
+        self.deadline = math.inf
+        """when time is up for this process, as `time.monotonic` has it"""
+        self.is_time_up = False
+        """whether time is up for any process, as of the last call"""
         self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.handlers[number] = signal.signal(number, self.receive)
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        for name in SIGNALS if is_main_thread else ():
+            number = getattr(signal, name, None)  # Windows does not have them all
+            if number and signal.getsignal(number) != signal.SIG_IGN:
+                self.handlers[number] = signal.signal(number, self.receive) or signal.SIG_DFL
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,16 +140,22 @@ class StopSignal:
             signal.signal(number, handler)
 
     def receive(self, number: int, _: Any) -> None:
-        """Note a signal, and let the next one of either kind end the process."""
+        """Note a signal, and let the next SIGINT or SIGTERM end the process.
+
+        The others are often sent twice, as when a terminal is closed, and are ignored from then on.
+        """
         self.received = number
-        for either in self.handlers:
-            signal.signal(either, signal.SIG_DFL)
+        for handled in self.handlers:
+            is_final = handled in (signal.SIGINT, signal.SIGTERM)
+            signal.signal(handled, signal.SIG_DFL if is_final else signal.SIG_IGN)
 
     def __call__(self) -> bool:
         """Whether the run is to stop."""
         self.number = self.received
+        self.is_time_up = time.monotonic() >= self.deadline
         if dist.is_initialized():
-            flag = torch.tensor(self.received)
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-            self.number = int(flag)
+            flags = torch.tensor([self.number, int(self.is_time_up)])
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+            self.number = int(flags[0])
+            self.is_time_up = bool(flags[1])
         return self.number > 0

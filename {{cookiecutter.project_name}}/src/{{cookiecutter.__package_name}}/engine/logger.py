@@ -91,7 +91,7 @@ class Logger:
 
         Raises LogWriteError if it cannot be written.
         """
-        record = {**record, "time": round(time.monotonic() - self._started, 3)}
+        record = {**record, "time": round(self.seconds, 3)}
         line: Record = null_if_not_finite(record)
         file = self._open_file()
         try:
@@ -133,7 +133,7 @@ class Logger:
         except OSError as error:
             raise LogWriteError(f"{file.name}: cannot be written: {error}") from error
         size = file.seek(0, os.SEEK_END)
-        return {"bytes": size, "seconds": time.monotonic() - self._started}
+        return {"bytes": size, "seconds": self.seconds}
 
     def load_state_dict(self, state: State) -> None:
         """Remove what was logged after `state` was taken, from both files.
@@ -166,6 +166,11 @@ class Logger:
         for record in kept:
             if record["step"] >= self._purge_step:
                 self._write_scalars(record)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the run began; the time between a stop and a resume does not count."""
+        return time.monotonic() - self._started
 
     def _open_file(self) -> BinaryIO:
         if self._file is None:

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,15 @@ LITTER = ("Thumbs.db", "desktop.ini", "__pycache__")  # beside hidden files, as 
 SECRET_SUFFIXES = (".env", ".key", ".pem")
 MAX_FILE_BYTES = 1_000_000  # of a file in source
 CACHED_BYTES = 256_000_000  # less data than this is hashed again each time
+# What the folder of a run may have in it before its config is written.
+BEFORE_CONFIG = {
+    "config.yaml",
+    "data.sha256",
+    "manifest.json",
+    "metrics.jsonl",
+    "requirements.txt",
+    "source",
+}
 SHOWN_CHANGES = 3  # of the files that have changed
 
 Facts = dict[str, Any]
@@ -88,6 +98,32 @@ def create_run(output_dir: Path, name: str) -> Path:
         ) from None
 
 
+def open_run(output_dir: Path, name: str) -> Path:
+    """Make the folder of a run that has this very name, or take one in which no run has begun yet.
+
+    Raises RunError for a name that is not one of a folder, and for a folder with other files.
+    """
+    check_name(name)
+    folder = output_dir / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {path.name.removesuffix(".tmp") for path in folder.iterdir()}
+    except OSError as error:
+        raise RunError(f"--run: cannot make {folder}: {error.strerror}") from None
+    others = found - BEFORE_CONFIG
+    if others:
+        raise RunError(f"--run: {folder} is not the folder of a run: it has {min(others)}")
+    return folder
+
+
+def check_name(name: str) -> None:
+    """Raise RunError for a name that cannot be that of a run folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise RunError(
+            f"--run: expected a name of letters, digits, dot, underscore and hyphen, found {name!r}"
+        )
+
+
 def collect_environment(root: Path, package: Path, hashes: str, device: torch.device) -> Facts:
     """Return what was called, and all that the bits of a run depend on beside its config.
 
@@ -131,6 +167,8 @@ def start(folder: Path, config_text: str, manifest: Facts, package: Path, hashes
       read
     - `config.yaml`, which is written last: a folder without it is not a run
     """
+    # If an earlier start was killed, it may have left files that are no longer in the package.
+    shutil.rmtree(folder / "source", ignore_errors=True)
     write(folder / "manifest.json", manifest)
     write(folder / "data.sha256", _encode(hashes))
     write(folder / "requirements.txt", _requirements(manifest["packages"], package).encode())

@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 Values = dict[str, Any]
@@ -44,6 +45,8 @@ class TrainerConfig:
     """passes over the training data"""
     max_steps: Annotated[int, 0] = 0
     """end training after this many steps (0: no limit)"""
+    max_minutes: Annotated[float, 0] = 0.0
+    """end training after this many minutes, as if it had made all steps (0: no limit)"""
     micro_batches: Annotated[int, 0] = 0
     """parts that a batch is cut into, to save memory or for processes (0: one for each)"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -51,11 +54,15 @@ class TrainerConfig:
     compile: bool = False
     """speed up the model with torch.compile, which takes about a minute at the start"""
     max_grad_norm: Annotated[float, 0] = 0.0
-    """maximum gradient norm (0: no clipping)"""
+    """maximum gradient norm, which is logged (0: no clipping; .inf: only log it)"""
     log_every: Annotated[int, 1] = 50
     """steps between two lines of the training log"""
     save_every: Annotated[int, 0] = 0
-    """steps between two checkpoints (0: only at the end of each epoch)"""
+    """steps between two checkpoints (0: at the end of each epoch); each evaluation saves one too"""
+    eval_every: Annotated[int, 0] = 0
+    """steps between two evaluations (0: at the end of each epoch)"""
+    keep: Annotated[int, 1] = 1
+    """number of best checkpoints that are kept, beside the last one"""
     monitor: str = "loss"
     """validation metric, or loss, that selects the best checkpoint"""
     patience: Annotated[int, 0] = 0
@@ -200,15 +207,20 @@ class Trainer:
     """whether the monitor is to become small or large"""
     scheduler: LRScheduler | None = None
     """steps after each step of the optimizer; ReduceLROnPlateau after each evaluation"""
+    average: AveragedModel | None = None
+    """moving average of the weights, which is evaluated in place of the model"""
     log: Callable[[Values], object] = _ignore
     """gets each line of the log, a dict of numbers"""
     track: Callable[..., Iterable[Step]] = lambda steps, *_: steps
     """gets the steps of an epoch, its number, the first step and the number of steps, and returns
     the steps; for a progress bar"""
     save: Callable[[str], object] = _ignore
-    """gets "last" when a checkpoint is due, and "best" when the model is the best so far"""
+    """gets "last" when a checkpoint is due, "best" when the model is the best so far, and, of more
+    than one that is to be kept, `best-STEP`"""
     stop: Callable[[], bool | None] = _ignore
-    """is called after each step, and says whether training is to stop"""
+    """is called after each step, and says whether training is to stop, to go on later"""
+    is_time_up: Callable[[], bool | None] = _ignore
+    """is called after `stop`, and says whether training is to end with this step"""
     seed: int = 0
     """decides, with the number of the step, the random numbers of training"""
 
@@ -222,34 +234,45 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.config.precision == "fp16"
         )
-        self.epoch = 0  # finished epochs
+        self.steps_per_epoch = 1  # until `fit` knows
         self.step = 0  # finished steps
+        self.last_step = 0  # the step with which time was up; 0: it is not
         self.logged_step = 0  # the step of the last line of the training log
-        self.samples = 0  # samples seen in the current epoch, by all processes
-        self.units_seen = 0  # units seen in the current epoch; samples if there are no units
-        self.sums: dict[str, float] = {}  # sums of the loss and the values over the current epoch
+        self.evaluated_step = 0  # the step of the last evaluation
+        # Since the last line of the training log, over all processes:
+        self.samples = 0
+        self.units_seen = 0  # samples if there are no units
+        self.sums: dict[str, float] = {}  # of the loss and the values
         self.pending: list[Sums] = []  # what is to be added to them, on the device
         self.lr = 0.0  # learning rate of the last step
+        self.grad_norm: Tensor | None = None  # of the last step, before clipping
         self.best: Values = {}  # the best evaluation
+        self.ranking: list[Values] = []  # value and step of the evaluations that are kept
         self.evaluations_without_improvement = 0
         self.is_resumed = False
 
     def fit(self, train: Any, val: Any) -> None:
-        """Train to the end: epoch by epoch, with an evaluation and a checkpoint after each."""
+        """Train to the end, with an evaluation and a checkpoint whenever they are due."""
+        self.steps_per_epoch = len(train)
         try:
-            while self.is_epoch_under_way or not self.is_finished:
-                self.train_epoch(train)
-                self.finish_epoch(self.evaluate(val))
-                self.checkpoint("last")
+            self.evaluate_if_due(val)  # if a signal has interrupted it
+            while not self.is_finished:
+                self.train_epoch(train, val)
         except Stopped:
             # This is after a whole step. An evaluation that was interrupted is repeated on resume.
             self.checkpoint("last")
             raise
 
     @property
-    def is_epoch_under_way(self) -> bool:
-        """Whether steps have been made since the last evaluation."""
-        return self.samples > 0
+    def epoch(self) -> int:
+        """The number of finished epochs."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def has_made_all_steps(self) -> bool:
+        """Whether all steps are made that were asked for, or that there was time for."""
+        ends = [self.config.epochs * self.steps_per_epoch, self.config.max_steps, self.last_step]
+        return self.step >= min(end for end in ends if end > 0)
 
     @property
     def is_out_of_patience(self) -> bool:
@@ -259,29 +282,47 @@ class Trainer:
     @property
     def is_finished(self) -> bool:
         """Whether there is nothing left to train."""
-        has_all_epochs = self.epoch >= self.config.epochs
-        has_all_steps = 0 < self.config.max_steps <= self.step
-        return has_all_epochs or has_all_steps or self.is_out_of_patience
+        return self.has_made_all_steps or self.is_out_of_patience
 
-    def train_epoch(self, train: Any) -> None:
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether the last step asks for an evaluation, which was not made yet."""
+        is_due = self.is_due(self.config.eval_every) or self.has_made_all_steps
+        return is_due and self.evaluated_step < self.step
+
+    def is_due(self, every: int) -> bool:
+        """Whether something is due that happens so often; 0: at the end of each epoch."""
+        return self.step % (every or self.steps_per_epoch) == 0
+
+    def train_epoch(self, train: Any, val: Any) -> None:
         """Make the steps of an epoch that are still to be made."""
-        self.model.train()
-        self.started = time.perf_counter()
-        self.samples_at_start = self.samples
-        start = self.step - self.epoch * len(train)  # more than 0 if a run continues here
+        self.start_clock()
+        start = self.step % self.steps_per_epoch  # more than 0 if a run continues here
         steps = self.steps_of(train, self.epoch, start)
-        if self.config.max_steps:
-            steps = islice(steps, self.config.max_steps - self.step)
-        for step in self.track(steps, self.epoch + 1, start, len(train)):
+        for step in self.track(steps, self.epoch + 1, start, self.steps_per_epoch):
+            if not self.model.training:  # at first, and after an evaluation
+                self.model.train()
             self.train_step(step)
-            if self.step % self.config.log_every == 0:
+            is_stopped = self.stop()
+            if self.is_time_up() and not self.last_step:
+                self.last_step = self.step
+            if self.is_due(self.config.log_every) or self.is_evaluation_due:
                 self.log_train()
-            if self.config.save_every and self.step % self.config.save_every == 0:
+            if self.is_evaluation_due:
+                self.evaluate_if_due(val)
+            elif self.is_due(self.config.save_every):
                 self.checkpoint("last")
-            if self.stop():
+            if is_stopped:
                 raise Stopped
-        if self.logged_step < self.step:
-            self.log_train()
+            if self.is_finished:
+                break
+
+    def evaluate_if_due(self, val: Any) -> None:
+        """Evaluate, decide with the values what is best, and save a checkpoint."""
+        if self.is_evaluation_due:
+            self.finish_evaluation(self.evaluate(val))
+            self.checkpoint("last")
+            self.start_clock()
 
     def train_step(self, step: Step) -> None:
         """Update the weights once, then the learning rate and the counters."""
@@ -293,6 +334,8 @@ class Trainer:
         is_per_step = not isinstance(self.scheduler, ReduceLROnPlateau)
         if self.scheduler and is_per_step and not is_skipped:
             self.scheduler.step()
+        if self.average and not is_skipped:
+            self.average.update_parameters(self.model)
         self.step += 1
         self.samples += step.size
         self.units_seen += total
@@ -315,21 +358,24 @@ class Trainer:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             # For the log; without their graph, which would stay alive.
             self.pending.append({name: value.detach() for name, value in sums.items()})
-        if self.config.max_grad_norm:
+        max_norm = self.config.max_grad_norm
+        if max_norm:
             self.scaler.unscale_(self.optimizer)  # first, so that the norm is the true one
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
         self.scaler.step(self.optimizer)  # skips the step if a gradient is not finite
         self.scaler.update()
 
-    def forward_batch(self, micro_batch: MicroBatch) -> Output:
+    def forward_batch(self, micro_batch: MicroBatch, model: nn.Module | None = None) -> Output:
         """Run `forward` on the device and in the precision of the run, and check what it returns.
+
+        `model` is by default the one that is trained.
 
         Raises SetupError if the losses or values do not have one entry for each sample.
         """
         batch = self.to_device(micro_batch.batch)
         try:
             with self.autocast:
-                output = self.forward(self.model, batch)
+                output = self.forward(self.model if model is None else model, batch)
         except Exception as error:
             shapes = [tuple(tensor.shape) for tensor in tensors_of(batch)]
             error.add_note(f"The shapes of the tensors of the batch: {shapes}")
@@ -344,7 +390,8 @@ class Trainer:
     @torch.no_grad()
     def evaluate_steps(self, steps: Iterable[Step]) -> Values:
         """Evaluate the micro-batches of these steps, without a step being made."""
-        self.model.eval()
+        model = self.average.module if self.average else self.model
+        model.eval()
         self.metrics.reset()
         rows: list[Sums] = []
         samples = 0
@@ -356,7 +403,7 @@ class Trainer:
             for number, micro_batch in zip(self.share.mine, micro_batches, strict=False):
                 # What forward draws is the same each time; -1: no step of training has it.
                 self.manual_seed(self.seed, -1, place, number)
-                output = self.forward_batch(micro_batch)
+                output = self.forward_batch(micro_batch, model)
                 rows.append(_sums(output, micro_batch.size))
                 if micro_batch.size:
                     self.metrics.update(output, micro_batch.batch)
@@ -367,12 +414,9 @@ class Trainer:
         sums = {name: self.add_up(column) for name, column in _columns(rows).items()}
         return {**_means(sums, total, samples), **self.metrics.compute()}
 
-    def finish_epoch(self, values: Values) -> None:
+    def finish_evaluation(self, values: Values) -> None:
         """Log the values of an evaluation, and decide with them what is best and the plateau."""
-        self.epoch += 1
-        self.samples = 0
-        self.units_seen = 0
-        self.sums = {}
+        self.evaluated_step = self.step
         at = self.at("val")
         self.write(at, values)
         value = values[self.config.monitor]
@@ -384,6 +428,16 @@ class Trainer:
             monitor = self.config.monitor
             self.best = {"metric": monitor, "value": value, "step": self.step, "at": at}
             self.checkpoint("best")
+        if self.config.keep > 1 and math.isfinite(value):
+            self.rank({"value": value, "step": self.step})
+
+    def rank(self, evaluation: Values) -> None:
+        """Save a checkpoint of its own if this is one of the best evaluations."""
+        ranking = [*self.ranking, evaluation]
+        ranking.sort(key=lambda entry: float(entry["value"]), reverse=self.mode == "max")
+        self.ranking = ranking[: self.config.keep]
+        if evaluation in self.ranking:
+            self.checkpoint(f"best-{self.step}")
 
     def is_better(self, value: float) -> bool:
         """Whether a value of the monitor is finite and better than the best one so far."""
@@ -392,17 +446,28 @@ class Trainer:
         return math.isfinite(value) and (is_ahead or not self.best)
 
     def log_train(self) -> None:
-        """Log the means over the epoch so far, and the samples per second."""
+        """Log the means since the last line, and the samples per second."""
         self.add_pending()
-        self.logged_step = self.step
         seconds = time.perf_counter() - self.started
-        rate = round((self.samples - self.samples_at_start) / seconds, 1)
-        means = _means(self.sums, self.units_seen, self.samples)
-        self.write(self.at("train"), {**means, "rate": rate})
+        values: Values = _means(self.sums, self.units_seen, self.samples)
+        if self.grad_norm is not None:
+            values["grad_norm"] = _number(self.grad_norm)
+        values["rate"] = round((self.samples - self.samples_at_start) / seconds, 1)
+        self.write(self.at("train"), values)
+        self.logged_step = self.step
+        self.samples = 0
+        self.units_seen = 0
+        self.sums = {}
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Start to measure the samples per second."""
+        self.started = time.perf_counter()
+        self.samples_at_start = self.samples
 
     def at(self, split: str) -> Values:
         """Where the training stands: the beginning of a line of the log."""
-        epoch = self.epoch + 1 if self.is_epoch_under_way else self.epoch
+        epoch = math.ceil(self.step / self.steps_per_epoch)
         return {"step": self.step, "epoch": epoch, "split": split, "lr": self.lr}
 
     def write(self, at: Values, values: Values) -> None:
@@ -500,14 +565,16 @@ class Trainer:
     def state_dict(self) -> Values:
         """All that the loop must remember to continue: plain numbers."""
         return {
-            "epoch": self.epoch,
             "step": self.step,
+            "last_step": self.last_step,
             "logged_step": self.logged_step,
+            "evaluated_step": self.evaluated_step,
             "samples": self.samples,
             "units_seen": self.units_seen,
             "sums": dict(self.sums),
             "lr": self.lr,
             "best": dict(self.best),
+            "ranking": list(self.ranking),
             "evaluations_without_improvement": self.evaluations_without_improvement,
         }
 
@@ -592,6 +659,11 @@ def _means(sums: dict[str, float], units: int, samples: int) -> dict[str, float]
     """The loss as the mean over units, the other values as means over samples."""
     counts = dict.fromkeys(sums, samples) | {"loss": units}
     return {name: value / max(1, counts[name]) for name, value in sums.items()}
+
+
+def _number(tensor: Any) -> float:
+    """The number in a tensor, which FSDP2 may have spread over processes."""
+    return float(tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor)
 
 
 def _all_finite(model: nn.Module) -> bool:
