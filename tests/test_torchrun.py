@@ -191,16 +191,19 @@ def test_a_process_that_fails_ends_the_others_and_its_error_comes_first(project:
 def test_torchrun_restarts_what_crashed_and_it_goes_on(project: Project) -> None:
     whole = project.train("trainer.save_every=2", "name=whole")
     project.edit("engine/trainer.py", "        self.step += 1\n", HIT.format(hit=ONCE))
-    code, _, _ = project.run("train", *QUICK, "trainer.save_every=2", "name=part")
-    (run,) = (project.folder / "runs").glob("part*")
+    words = ("train", "--run", "part", *QUICK, "trainer.save_every=2")
+    run = project.folder / "runs" / "part"
+    code, _, _ = project.run(*words)
     assert code == 1 and result(run)["status"] == "failed"
-    (project.folder / "hit").unlink()
-    agent = f"{ONE_AGENT} --max-restarts 1"
-    code, out, err = project.run("train", "--resume", str(run), agent=agent)
-    assert (code, out.strip()) == (0, str(run)), err
-    assert (project.folder / "hit").exists()  # it crashed again, and was started again
-    assert result(run) == result(whole)
-    assert len(json.loads((run / "manifest.json").read_text("utf-8"))["resumes"]) == 2
+    for resumes in (2, 1):  # the same command continues a run, and starts one
+        (project.folder / "hit").unlink()
+        code, out, err = project.run(*words, agent=f"{ONE_AGENT} --max-restarts 1")
+        assert (code, out.strip()) == (0, str(run)), err
+        assert (project.folder / "hit").exists()  # it crashed, and was started again
+        assert result(run) == result(whole)
+        manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+        assert len(manifest["resumes"]) == resumes
+        shutil.rmtree(run)
 
 
 def test_a_run_of_two_processes_is_reproduced_by_two_and_by_one(project: Project) -> None:

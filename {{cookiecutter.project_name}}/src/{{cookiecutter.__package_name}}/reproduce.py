@@ -63,9 +63,9 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
     check_surroundings(folder, before, differing, force)
     # Damage shows now, and not after the run.
     read_log(folder / "metrics.jsonl")
-    last_weights(folder)
-    if run.settings.trainer.max_minutes:
-        run.trainer.last_step = result["steps"]  # however fast this machine is
+    last_step = checkpoint.load(folder / "checkpoints" / "last.pt")["trainer"]["last_step"]
+    # However fast this machine is, time is up after the same step.
+    run.trainer.is_time_up = lambda: run.trainer.step == last_step
     run.start(manifest)
     again = run.execute()
     return verdict(folder, again, differing) if run.is_main else {}

@@ -95,10 +95,12 @@ def resume(folder: Path, overrides: list[str], root: Path, verify_data: bool = F
 def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None:
     """Refuse to change what a run that continues cannot change.
 
-    More epochs are possible if the learning rate does not depend on the total number of steps.
+    More epochs are possible if what was done so far did not depend on the total number of steps:
+    not the learning rate, and not the evaluation after the last step.
     """
     has_more_epochs = settings.trainer.epochs > old.trainer.epochs
-    has_any_total = settings.optim.scheduler in ("constant", "plateau")
+    is_by_epochs = old.trainer.eval_every == 0 and old.trainer.max_minutes == 0
+    has_any_total = settings.optim.scheduler in ("constant", "plateau") and is_by_epochs
     can_change = set(CAN_CHANGE)
     if settings.trainer.epochs == old.trainer.epochs or (has_more_epochs and has_any_total):
         can_change.add("trainer.epochs")
@@ -107,7 +109,8 @@ def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None
         if key not in can_change:
             raise record.RunError(
                 f"{key}: cannot be changed on --resume (only device, loader.num_workers and, with "
-                "a constant or plateau schedule, a larger trainer.epochs can); "
+                "a constant or plateau schedule and without eval_every or max_minutes, a larger "
+                "trainer.epochs can); "
                 "use --init-from to start a new run"
             )
 

@@ -79,6 +79,17 @@ def test_a_run_that_was_stopped_and_continued_is_reproduced_too(
     assert_same_run(run, Path(verdict["run"]))
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["trainer.eval_every=3", "optim.ema=0.9", "trainer.keep=3", 'optim.groups={"0.*": 0.1}'],
+)
+def test_a_run_with_an_option_is_reproduced(train: Train, command: Command, option: str) -> None:
+    run = train(*BASE, option)
+    verdict, _ = reproduce(command, run)
+    assert verdict["identical"] is True
+    assert_same_run(run, Path(verdict["run"]))
+
+
 def test_a_run_that_started_from_another_is_reproduced_from_it(
     train: Train, command: Command
 ) -> None:

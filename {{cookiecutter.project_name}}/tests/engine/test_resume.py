@@ -533,6 +533,16 @@ def test_more_epochs_give_the_run_that_had_them_from_the_start(
     assert (replaced["trainer"]["epochs"], entry["overrides"]) == (3, list(words))
 
 
+@pytest.mark.parametrize("option", ["trainer.eval_every=3", "trainer.max_minutes=60"])
+def test_a_run_whose_end_was_not_one_of_an_epoch_gets_no_more_epochs(
+    train: Train, command: Command, option: str
+) -> None:
+    run = train("optim.scheduler=constant", option)
+    code, _, err = command("train", "--resume", str(run), "trainer.epochs=9")
+    assert code == 2
+    assert "trainer.epochs: cannot be changed on --resume" in err
+
+
 def test_a_run_that_gets_more_epochs_and_dies_is_not_taken_for_finished(
     train: Train, command: Command, stopped: Stopped
 ) -> None:
@@ -571,8 +581,8 @@ def test_a_finished_run_that_dies_while_it_gets_more_epochs_is_not_taken_for_fin
         (["seed=1"], "error: seed: cannot be changed on --resume (only device, loader.num_workers"),
         (["optim.lr=1"], "use --init-from to start a new run"),
         (["trainer.epoch=9"], "trainer.epoch: "),
-        (["trainer.epochs=9"], "a constant or plateau schedule, a larger trainer.epochs"),
-        (["trainer.epochs=1"], "a constant or plateau schedule, a larger trainer.epochs"),
+        (["trainer.epochs=9"], "a constant or plateau schedule and without eval_every or max_minutes, a larger"),
+        (["trainer.epochs=1"], "a constant or plateau schedule and without eval_every or max_minutes, a larger"),
         (["--init-from", "{run}"], "--resume continues a run with its own config"),
         (["{run}/config.yaml"], "--resume continues a run with its own config"),
     ],

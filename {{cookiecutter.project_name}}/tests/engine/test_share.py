@@ -32,6 +32,10 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "fp16": (("trainer.precision=fp16", "trainer.max_grad_norm=0.5"), {}),
     "workers": (("loader.num_workers=2", "loader.batch_size=3"), {"samples": 7}),
     "norm": (("optim.scheduler=linear",), {"has_batch_norm": True, "samples": 41}),
+    "average": (
+        ("optim.ema=0.9", "trainer.eval_every=4", "trainer.keep=2", "trainer.max_grad_norm=.inf"),
+        {"dropout": 0.5},
+    ),
 }
 
 
