@@ -79,6 +79,9 @@ def test_every_line_is_json_even_with_values_that_are_not_finite(
     text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
     line = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert (line["loss"], line["f1"]) == (None, None)
+    # TensorBoard has what a resumed run would show, which reads the line.
+    logger.close()
+    assert all(math.isnan(scalars(tmp_path, f"{name}/train")[0][1]) for name in ("loss", "f1"))
 
 
 def test_numbers_that_are_not_finite_become_null_at_any_depth() -> None:

@@ -97,7 +97,7 @@ class Logger:
         try:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
-            self._write_scalars(record)
+            self._write_scalars(line)
         except OSError as error:
             raise LogWriteError(f"{file.name}: cannot be written: {error}") from error
         self._show(record)
