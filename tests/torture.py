@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -297,12 +298,17 @@ def scalars(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     log: dict[str, Any] = {}
     for line in read_log(run):
         for key in line.keys() - {"step", "epoch", "split", "time"}:
-            pair = line["step"], float(numpy.float32(line[key]))
+            pair = line["step"], number(line[key])
             log.setdefault(f"{key}/{line['split']}", []).append(pair)
     module: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     events = module.EventAccumulator(str(run), {"scalars": 0}).Reload()
     tags = events.Tags()["scalars"]
-    return log, {tag: [(e.step, float(e.value)) for e in events.Scalars(tag)] for tag in tags}
+    return log, {tag: [(e.step, number(e.value)) for e in events.Scalars(tag)] for tag in tags}
+
+
+def number(value: float | None) -> float | None:
+    """As TensorBoard holds it; None for what is no number, which is not equal to itself."""
+    return None if value is None or math.isnan(value) else float(numpy.float32(value))
 
 
 def expect_same(one: dict[Any, Any], other: dict[Any, Any]) -> None:
