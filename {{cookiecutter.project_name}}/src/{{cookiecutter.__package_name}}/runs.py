@@ -18,8 +18,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 FILES = ("config.yaml", "manifest.json", "metrics.jsonl", "result.json")
 FACTS = ("source", "data", "parent")  # of manifest.json: what else two runs may differ in
@@ -39,7 +40,7 @@ SORT_KEYS = ("name", "status", "step", "began", "best", "test")
 GROUP_SORT_KEYS = ("n", "best", "test")
 METRIC_CELLS = ("best", "best_deviation", "test", "test_deviation")
 MAX_BYTES = 1_000_000  # of a file, but for the log
-END_BYTES = 65_536  # of the log
+END_BYTES = (8_192, MAX_BYTES)  # of the log; more only if its last line is longer
 OVER = "seed,data.fold"  # what --over groups over if it is not told
 WIDTH = 24  # longer values of options are shortened in the table
 HASH_WIDTH = 8
@@ -91,14 +92,62 @@ class Run:
         """The metric that selects the best checkpoint."""
         return str(self.best.get("metric") or self.values.get("trainer.monitor"))
 
+    def record(self) -> Values:
+        """What --json prints."""
+        options = {key: value for key, value in self.values.items() if key not in FACTS}
+        return {
+            "name": self.folder.name,
+            "run": os.path.relpath(self.folder),
+            "status": self.status,
+            "step": self.step,
+            "began": self.began[0],
+            "options": options,
+            **{name: self.values.get(name) for name in FACTS},
+            "best": self.best,
+            "test": self.test,
+            "damage": self.damage,
+        }
+
+
+class Spread(NamedTuple):
+    """The mean of a metric over the runs of a group, and its standard deviation."""
+
+    mean: float | None
+    """None if a run lacks the metric, or has one that is not finite"""
+    deviation: float | None
+    """that of a sample, by n - 1; None for a single run"""
+
+
+@dataclass
+class Group:
+    """Finished runs that differ only in the options that they are grouped over."""
+
+    runs: list[Run]
+    options: Values
+    """those in which the group differs from other groups"""
+    over: list[str]
+    """the keys of the options that they are grouped over"""
+    best: Spread
+    test: dict[str, Spread]
+
+    def record(self) -> Values:
+        """What --json prints."""
+        return {
+            "options": self.options,
+            "over": self.over,
+            "n": len(self.runs),
+            "runs": [os.path.relpath(run.folder) for run in self.runs],
+            "best": {"metric": self.runs[0].monitor, **self.best._asdict()},
+            "test": {name: numbers._asdict() for name, numbers in self.test.items()},
+        }
+
 
 class Row(NamedTuple):
-    """A row of the table: a run, or a group of runs."""
+    """A row of the table."""
 
+    subject: Run | Group
     cells: Values
     """what can be shown and sorted by; what is missing has no entry, or None"""
-    record: Values
-    """what --json prints"""
 
 
 class Comparison(NamedTuple):
@@ -135,7 +184,7 @@ def list_runs(
         key = find_sort_key(sort, comparison)
         rows = sorted(rows, key=lambda row: sort_value(row.cells.get(key)))
     if as_json:
-        return [json.dumps(row.record) for row in rows]
+        return [json.dumps(row.subject.record()) for row in rows]
     return format_table(comparison.columns, [row.cells for row in rows])
 
 
@@ -210,10 +259,10 @@ def time_of_start(folder: Path) -> tuple[float, int]:
     return min(times, default=0.0), 1
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> FileIO:
     """Open a file to read its bytes. Raises FileNotFoundError, or Damage for what is no file."""
     try:
-        file = open(path, "rb", opener=open_at_once)  # noqa: SIM115  # the caller closes it
+        file = open(path, "rb", buffering=0, opener=open_at_once)  # noqa: SIM115  # the caller closes it
     except FileNotFoundError:
         if path.is_symlink():
             raise Damage(f"{path.name} is a link to a file that is gone") from None
@@ -236,9 +285,10 @@ def open_at_once(path: str, flags: int) -> int:
 def read_text(path: Path) -> str:
     """The text of a file. Raises FileNotFoundError or Damage."""
     with open_file(path) as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise Damage(f"{path.name} is too long: it has more than {MAX_BYTES:,} bytes")
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise Damage(f"{path.name} is too long: it has more than {MAX_BYTES:,} bytes")
+        content = file.read(size)
     if not content.strip():
         raise Damage(f"{path.name} is empty")
     try:
@@ -299,20 +349,36 @@ def parse_options(text: str) -> Values:
     options = {}
     path: list[str] = []
     for line in text.removesuffix("\n").split("\n"):
-        match = OPTION.fullmatch(line)
-        if not match:
+        option = parse_option(line)
+        if option.depth > len(path):
             raise ValueError
-        indent, name, value = match.groups()
-        depth = len(indent) // 2
-        if depth > len(path):
-            raise ValueError
-        path[depth:] = [name]
-        if value:
-            options[".".join(path)] = read_value(value)
+        path[option.depth :] = [option.name]
+        if not option.is_section:
+            options[".".join(path)] = option.value
     return options
 
 
-@functools.cache
+class Option(NamedTuple):
+    """A line of a config: an option, or the title of a section."""
+
+    depth: int
+    """the number of sections that it is in"""
+    name: str
+    is_section: bool
+    value: Any
+
+
+@functools.cache  # most lines are the same in all runs
+def parse_option(line: str) -> Option:
+    """The option in a line. Raises ValueError for any other line."""
+    match = OPTION.fullmatch(line)
+    if not match:
+        raise ValueError
+    indent, name, text = match.groups()
+    value = read_value(text) if text else None
+    return Option(len(indent) // 2, name, is_section=not text, value=value)
+
+
 def read_value(text: str) -> Any:
     """The value of an option. Raises ValueError for what only the whole file can tell."""
     if text in CONSTANTS or INT.fullmatch(text) or FLOAT.fullmatch(text) or TEXT.fullmatch(text):
@@ -416,9 +482,8 @@ def read_result(run: Run) -> None:
 class End(NamedTuple):
     """The end of a log."""
 
-    content: bytes
-    is_whole: bool
-    """whether the log has no more than this"""
+    lines: list[bytes]
+    """its last lines, without one that is not complete"""
     is_locked: bool | None
     """whether a process is writing to it; None: this system cannot tell"""
 
@@ -433,15 +498,9 @@ def read_log(run: Run, own: dict[tuple[int, int], int]) -> None:
             raise Damage("metrics.jsonl is missing") from None
         return  # the run was killed before it logged anything
     run.is_locked = end.is_locked
-    # The last line may not be complete yet, and the first may have begun before.
-    *lines, _ = end.content.split(b"\n")
-    if not end.is_whole:
-        del lines[:1]
-        if not lines:
-            raise Damage(f"metrics.jsonl has no line in its last {END_BYTES:,} bytes")
-    if lines:
-        run.step = parse_line(lines[-1])["step"]
-    for line in reversed(lines):
+    if end.lines:
+        run.step = parse_line(end.lines[-1])["step"]
+    for line in reversed(end.lines):
         record = parse_line(line) if b'"test"' in line else {}
         if record.get("split") == "test":
             numbers = numbers_of(record)
@@ -477,16 +536,34 @@ def read_end(path: Path, own: dict[tuple[int, int], int]) -> End:
         status = os.stat(path)
         descriptor = own.get((status.st_dev, status.st_ino))
         if descriptor is not None:
-            start = max(0, status.st_size - END_BYTES)
-            content = os.pread(descriptor, END_BYTES, start)  # leaves the position as it is
-            return End(content, start == 0, is_locked=True)
+            return End(last_lines(descriptor), is_locked=True)
     with open_file(path) as file:
-        start = max(0, os.fstat(file.fileno()).st_size - END_BYTES)
-        file.seek(start)
-        return End(file.read(END_BYTES), start == 0, is_locked(file))
+        return End(last_lines(file.fileno()), is_locked(file))
 
 
-def is_locked(file: BinaryIO) -> bool | None:
+def last_lines(descriptor: int) -> list[bytes]:
+    """The last complete lines of an open file; none if it has none."""
+    size = os.fstat(descriptor).st_size
+    for count in END_BYTES:
+        start = max(0, size - count)
+        # The last line may not be complete yet, and the first may have begun before.
+        *lines, _ = read_at(descriptor, start, size - start).split(b"\n")
+        if start > 0:
+            del lines[:1]
+        if lines or start == 0:
+            return lines
+    raise Damage(f"metrics.jsonl has no line in its last {MAX_BYTES:,} bytes")
+
+
+def read_at(descriptor: int, start: int, count: int) -> bytes:
+    """Read from a position in an open file, whose own position stays as it is if possible."""
+    if sys.platform != "win32":
+        return os.pread(descriptor, count, start)
+    os.lseek(descriptor, start, os.SEEK_SET)
+    return os.read(descriptor, count)
+
+
+def is_locked(file: FileIO) -> bool | None:
     """Whether another process has locked a file; None if the system cannot tell.
 
     This only asks. To try and take the lock would refuse it to a run that starts at that moment.
@@ -547,20 +624,7 @@ def row_of_run(run: Run, name: str) -> Row:
         "began": run.began[0],
         "damage": shown_damage(run.damage),
     }
-    options = {key: value for key, value in run.values.items() if key not in FACTS}
-    record = {
-        "name": run.folder.name,
-        "run": os.path.relpath(run.folder),
-        "status": run.status,
-        "step": run.step,
-        "began": run.began[0],
-        "options": options,
-        **{name: run.values.get(name) for name in FACTS},
-        "best": run.best,
-        "test": run.test,
-        "damage": run.damage,
-    }
-    return Row({**run.test, **cells_of(run.values), **facts}, record)
+    return Row(run, {**run.test, **cells_of(run.values), **facts})
 
 
 def compare_groups(runs: list[Run], over: str) -> Comparison:
@@ -584,7 +648,9 @@ def compare_groups(runs: list[Run], over: str) -> Comparison:
     columns = [*titles(keys).items(), ("n", "n")]
     columns += [("best", best), ("best_deviation", "+-")]
     columns += [("test", test), ("test_deviation", "+-")]
-    rows = [row_of_group(list(group.values()), keys, over_keys) for group in groups.values()]
+    rows = []
+    for group in groups.values():
+        rows.append(row_of_group(group_of(list(group.values()), keys, over_keys)))
     metrics = unique(name for run in finished for name in run.test)
     return Comparison(rows, columns, [*GROUP_SORT_KEYS, *metrics, *keys])
 
@@ -607,15 +673,6 @@ def fingerprint(run: Run, keys: Iterable[str]) -> str:
     return repr({key: run.values[key] for key in keys if key in run.values})
 
 
-class Spread(NamedTuple):
-    """The mean of a metric over the runs of a group, and its standard deviation."""
-
-    mean: float | None
-    """None if a run lacks the metric, or has one that is not finite"""
-    deviation: float | None
-    """that of a sample, by n - 1; None for a single run"""
-
-
 def spread(values: list[float | None]) -> Spread:
     """The mean and the standard deviation of the values of a group."""
     numbers = [value for value in values if value is not None]
@@ -630,40 +687,43 @@ def spread(values: list[float | None]) -> Spread:
     return Spread(mean, deviation if math.isfinite(deviation) else None)
 
 
-def row_of_group(group: list[Run], keys: list[str], over_keys: list[str]) -> Row:
-    """The row of a group of runs, which have the same values of `keys`."""
-    newest = group[-1]
-    values = {key: newest.values[key] for key in keys if key in newest.values}
-    best = spread([run.best.get("value") for run in group])
-    metrics = unique(name for run in group for name in run.test)
-    tests = {name: spread([run.test.get(name) for run in group]) for name in metrics}
-    test = tests.get(newest.monitor, Spread(None, None))
-    means = {name: tests[name].mean for name in metrics}
-    cells = {
-        "n": len(group),
-        "best": best.mean,
-        "best_deviation": best.deviation,
+def group_of(runs: list[Run], keys: list[str], over_keys: list[str]) -> Group:
+    """The group of these runs, which have the same values of `keys`."""
+    metrics = unique(name for run in runs for name in run.test)
+    return Group(
+        runs,
+        options={key: runs[0].values[key] for key in keys if key in runs[0].values},
+        over=over_keys,
+        best=spread([run.best.get("value") for run in runs]),
+        test={name: spread([run.test.get(name) for run in runs]) for name in metrics},
+    )
+
+
+def row_of_group(group: Group) -> Row:
+    """The row of a group."""
+    means = {name: numbers.mean for name, numbers in group.test.items()}
+    test = group.test.get(group.runs[0].monitor, Spread(None, None))
+    facts = {
+        "n": len(group.runs),
+        "best": group.best.mean,
+        "best_deviation": group.best.deviation,
         "test": test.mean,
         "test_deviation": test.deviation,
     }
-    record = {
-        "options": values,
-        "over": over_keys,
-        "n": len(group),
-        "runs": [os.path.relpath(run.folder) for run in group],
-        "best": {"metric": newest.monitor, **best._asdict()},
-        "test": {name: tests[name]._asdict() for name in metrics},
-    }
-    return Row({**means, **cells_of(values), **cells}, record)
+    return Row(group, {**means, **cells_of(group.options), **facts})
 
 
 def differing_keys(runs: list[Run]) -> list[str]:
     """The options that have an effect, and of which the runs that have them have several values."""
-    seen: dict[str, set[str]] = {}
+    first: Values = {}
+    differing = set()
     for run in runs:
         for key, value in run.values.items():
-            seen.setdefault(key, set()).add(repr(value))
-    return [key for key in seen if len(seen[key]) > 1 and key not in WITHOUT_EFFECT]
+            other = first.setdefault(key, value)
+            # Equal is not enough: 1, 1.0 and true are.
+            if other is not value and repr(other) != repr(value):
+                differing.add(key)
+    return [key for key in first if key in differing and key not in WITHOUT_EFFECT]
 
 
 def unique(names: Iterable[str]) -> list[str]:
