@@ -113,7 +113,7 @@ class Spread(NamedTuple):
     """The mean of a metric over the runs of a group, and its standard deviation."""
 
     mean: float | None
-    """None if a run lacks the metric, or has one that is not finite"""
+    """None if a run lacks the metric, or has a value that is not finite"""
     deviation: float | None
     """that of a sample, by n - 1; None for a single run"""
 
@@ -160,9 +160,7 @@ class Comparison(NamedTuple):
     """the keys to name in an error; any other option can be sorted by too"""
 
 
-def list_runs(
-    folders: Iterable[Path], sort: str | None, over: str | None, as_json: bool
-) -> list[str]:
+def list_runs(folders: list[Path], sort: str | None, over: str | None, as_json: bool) -> list[str]:
     """The lines of a table of the runs in `folders`, newest last, or of JSON.
 
     A folder is that of a run, or holds folders of runs. `sort`: the key to sort by, in ascending
@@ -191,7 +189,7 @@ def list_runs(
 # Find and read.
 
 
-def find_runs(folders: Iterable[Path]) -> list[Path]:
+def find_runs(folders: list[Path]) -> list[Path]:
     """The folders of runs, each once."""
     found = {}
     for folder in folders:
@@ -468,12 +466,12 @@ def read_result(run: Run) -> None:
     run.status = str(result.get("status"))
     if run.status not in STATUSES:
         raise Damage(f"result.json has no status that is one of {', '.join(STATUSES)}")
-    if is_number(result.get("steps")):
-        run.step = result["steps"]
+    run.step = numbers_of(result).get("steps") or run.step
     best = result.get("best")
     if isinstance(best, dict) and best:
         numbers = numbers_of(best)
-        run.best = {"metric": best.get("metric"), "value": None, "step": None, **numbers}
+        run.best = {key: numbers.get(key) for key in ("value", "step")}
+        run.best["metric"] = str(best.get("metric"))
 
 
 # The log, which may be long, and which the run may be writing.
@@ -511,7 +509,7 @@ def read_log(run: Run, own: dict[tuple[int, int], int]) -> None:
 def parse_line(line: bytes) -> Values:
     """A line of the log."""
     record = parse_object(line.decode("utf-8", "replace"), "a line of metrics.jsonl")
-    if not is_number(record.get("step")):
+    if numbers_of(record).get("step") is None:
         raise Damage("a line of metrics.jsonl has no step")
     return record
 
@@ -679,12 +677,14 @@ def spread(values: list[float | None]) -> Spread:
     count = len(numbers)
     if not numbers or count < len(values):
         return Spread(None, None)
-    mean = sum(number / count for number in numbers)
-    if count == 1:
-        return Spread(mean, None)
-    squares = [(number - mean) * (number - mean) for number in numbers]
-    deviation = math.sqrt(sum(squares) / (count - 1))
-    return Spread(mean, deviation if math.isfinite(deviation) else None)
+    try:
+        mean = math.fsum(numbers) / count
+        if count == 1:
+            return Spread(mean, None)
+        squares = math.fsum((number - mean) ** 2 for number in numbers)
+        return Spread(mean, math.sqrt(squares / (count - 1)))
+    except OverflowError:  # of numbers near the largest float
+        return Spread(None, None)
 
 
 def group_of(runs: list[Run], keys: list[str], over_keys: list[str]) -> Group:
