@@ -80,6 +80,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     train.add_argument("--verify-data", action="store_true", help=VERIFY_HELP)
 
     add_commands_about_runs(commands)
+    add_runs(commands)
 
     config = commands.add_parser("config", help="print every option with its default, as YAML")
     config.set_defaults(run_command=run_config)
@@ -141,6 +142,29 @@ def add_commands_about_runs(commands: Any) -> None:
     )
 
 
+def add_runs(commands: Any) -> None:
+    """Add the command that compares runs."""
+    runs = commands.add_parser("runs", help="list runs, and what differs between them")
+    runs.set_defaults(run_command=run_runs)
+    runs.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder of runs, which is runs/ if none is given, or a run",
+    )
+    runs.add_argument("--sort", metavar="KEY", help="sort by best, test, step, a metric, an option")
+    runs.add_argument(
+        "--over",
+        nargs="?",
+        const="",
+        metavar="KEY[,KEY]",
+        help="mean and deviation over runs that differ in these options alone; "
+        "without KEY: seed,data.fold",
+    )
+    runs.add_argument("--json", action="store_true", help="print a JSON object a line")
+
+
 def run_train(options: argparse.Namespace) -> None:
     """Train a new run, or continue one, and print its folder."""
     words = options.words
@@ -200,6 +224,19 @@ def run_reproduce(options: argparse.Namespace) -> int:
     verdict = reproduce(options.run, ROOT, options.force, options.verify_data)
     print_json(verdict)
     return 3 if verdict.get("identical") is False else 0
+
+
+def run_runs(options: argparse.Namespace) -> None:
+    """Print a table of runs."""
+    from .runs import list_runs
+
+    folders = options.folders
+    default = ROOT / "runs"
+    if not folders and default.exists():
+        folders = [default]
+    lines = list_runs(folders, options.sort, options.over, options.json)
+    if lines:
+        print("\n".join(lines), flush=True)
 
 
 def run_config(options: argparse.Namespace) -> None:

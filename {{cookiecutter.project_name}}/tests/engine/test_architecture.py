@@ -25,7 +25,7 @@ from {{ cookiecutter.__package_name }} import __main__ as command_line
 PACKAGE = Path(command_line.__file__).parent
 ENGINE = sorted(path.stem for path in (PACKAGE / "engine").glob("*.py"))
 ENGINE.remove("__init__")
-COMMANDS = ["train", "resume", "evaluate", "reproduce", "__main__"]
+COMMANDS = ["train", "resume", "evaluate", "reproduce", "runs", "__main__"]
 TASK = ["task", "data", "model", "metrics"]
 MACHINE = [PACKAGE / f"{name}.py" for name in COMMANDS]
 MACHINE += [PACKAGE / "engine" / f"{name}.py" for name in ENGINE]
@@ -84,6 +84,7 @@ def test_a_module_of_the_engine_imports_nothing_of_the_project(name: str) -> Non
         ("resume", {"train"}),
         ("evaluate", {"train", "task"}),
         ("reproduce", {"train"}),
+        ("runs", set()),
     ],
 )
 def test_a_command_imports_the_engine_and_the_files_it_needs(command: str, known: set[str]) -> None:
@@ -93,7 +94,7 @@ def test_a_command_imports_the_engine_and_the_files_it_needs(command: str, known
 
 def test_the_command_line_imports_each_command_only_where_it_is_called() -> None:
     tree = parse(PACKAGE / "__main__.py")
-    known = {"train", "resume", "evaluate", "reproduce", "engine.config", "engine.record"}
+    known = {"train", "resume", "evaluate", "reproduce", "runs", "engine.config", "engine.record"}
     assert imports(tree) == known
     outside = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
     assert imports(ast.Module(outside, [])) == set()

@@ -28,7 +28,7 @@ def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "none"]])
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "none"], ["runs"]])
 def test_help_and_missing_runs_answer_without_importing_torch(words: list[str]) -> None:
     result = python("-X", "importtime", "-m", PACKAGE, *words)
     assert result.returncode in (0, 2)
