@@ -157,7 +157,7 @@ def add_runs(commands: Any) -> None:
     runs.add_argument(
         "--over",
         nargs="?",
-        const="",
+        const="seed,data.fold",
         metavar="KEY[,KEY]",
         help="mean and deviation over runs that differ in these options alone; "
         "without KEY: seed,data.fold",
@@ -228,15 +228,19 @@ def run_reproduce(options: argparse.Namespace) -> int:
 
 def run_runs(options: argparse.Namespace) -> None:
     """Print a table of runs."""
-    from .runs import list_runs
+    from .runs import group_runs, list_runs, sort_rows, table
 
-    folders = options.folders
-    default = ROOT / "runs"
-    if not folders and default.exists():
-        folders = [default]
-    lines = list_runs(folders, options.sort, options.over, options.json)
-    if lines:
-        print("\n".join(lines), flush=True)
+    rows = list_runs(options.folders or [ROOT / "runs"])
+    if options.over:
+        rows = group_runs(rows, options.over.split(","))
+    if options.sort:
+        rows = sort_rows(rows, options.sort)
+    if not rows:
+        print("no runs" if not options.over else "no finished runs", file=sys.stderr)
+    elif options.json:
+        print("\n".join(map(json.dumps, rows)), flush=True)
+    else:
+        print("\n".join(table(rows)), flush=True)
 
 
 def run_config(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from .engine.logger import read_log
 from .engine.record import Facts
 from .train import PACKAGE, Run, load_config
 
-ABOUT_THE_CALL = {"command", "git_commit", "git_dirty"}
+ABOUT_THE_CALL = {"began", "command", "config", "git_commit", "git_dirty"}
 """what a manifest holds that no bit of a run depends on"""
 ABOUT_TIME = {"resumes", "step", "overrides", "replaced", "time", "rate"}
 """what depends on when a run was stopped and continued, and on the clock"""

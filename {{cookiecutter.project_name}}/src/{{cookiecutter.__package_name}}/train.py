@@ -20,7 +20,7 @@ import torch
 from .data import DataConfig
 from .engine import checkpoint, config, distributed, record, sharding
 from .engine.loader import Loader, LoaderConfig
-from .engine.logger import Logger, SilentLogger
+from .engine.logger import Logger, SilentLogger, null_if_not_finite
 from .engine.measure import MetricGroup
 from .engine.optim import (
     OptimConfig,
@@ -253,7 +253,8 @@ class Run:
         self.hash_data(verify_data)
         facts = record.collect_environment(self.root, PACKAGE, self.hashes, self.device)
         share = {"micro_batches": self.share.count, "same_bits": self.share.is_exact}
-        return {**facts, "seed": self.settings.seed, **share, **self.parent}
+        about = {"began": time.time(), "config": config.flat(self.settings)}
+        return {**facts, **about, "seed": self.settings.seed, **share, **self.parent}
 
     def hash_data(self, verify: bool = False) -> None:
         """Hash the files that the run reads: see `record.hash_files`."""
@@ -343,19 +344,21 @@ class Run:
                 "find_unused_parameters=true"
             ) from error
         result["digest"] = record.digest(self.model.state_dict())
-        self.test_best()
+        result["test"] = self.test_best()
         result["status"] = "finished"
 
-    def test_best(self) -> None:
-        """Evaluate the best weights on the test split, and report the run."""
+    def test_best(self) -> Facts:
+        """Evaluate the best weights on the test split if there is one, and report the run."""
         at = self.trainer.at("val")
         if self.trainer.best:
             self.load_best()
             at = self.trainer.best["at"]
+        numbers: Facts = {}
         if "test" in self.loaders:
             values = self.trainer.evaluate(self.loaders["test"])
-            self.trainer.write({**at, "split": "test"}, values)
+            numbers = self.trainer.write({**at, "split": "test"}, values)
         self.report()
+        return null_if_not_finite(numbers)
 
     def load_best(self) -> None:
         """Load the best weights in all processes."""

@@ -140,7 +140,7 @@ def test_a_terminal_that_is_closed_does_not_end_training_if_sighup_is_ignored(
     master, terminal = pty.openpty()
     words = [tiny.__file__, "train", str(config), "--run", "one", f"output_dir={tmp_path}/runs"]
     process = subprocess.Popen(
-        ["nohup", sys.executable, *words],
+        ["sh", "-c", 'trap \'\' HUP; exec "$0" "$@"', sys.executable, *words],
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -470,10 +470,11 @@ class Trainer:
         epoch = math.ceil(self.step / self.steps_per_epoch)
         return {"step": self.step, "epoch": epoch, "split": split, "lr": self.lr}
 
-    def write(self, at: Values, values: Values) -> None:
-        """Log the numbers among the values; vectors and matrices are left out."""
+    def write(self, at: Values, values: Values) -> Values:
+        """Log the numbers among the values, and return them; vectors and matrices are left out."""
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         self.log({**at, **numbers})
+        return numbers
 
     def checkpoint(self, name: str) -> None:
         """Save a checkpoint, unless a weight is not finite."""
