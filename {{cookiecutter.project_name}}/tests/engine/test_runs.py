@@ -363,6 +363,16 @@ def test_numbers_that_are_none_are_missing(make_run: MakeRun, command: Command) 
     assert "Infinity" not in command("runs", "{tmp}/runs", "--json", "--over")[1]
 
 
+def test_a_line_that_began_before_the_end_that_is_read_is_not_read(
+    make_run: MakeRun, table: Table
+) -> None:
+    log = make_run("a") / "metrics.jsonl"
+    line = json.dumps({"step": 7, "split": "test", **dict.fromkeys(map(str, range(3000)), 0.5)})
+    log.write_text(f"{line}\n" * 3, encoding="utf-8")
+    (log.parent / "result.json").unlink()
+    assert table()[1][2] == "7"
+
+
 # Runs that have not finished.
 
 
