@@ -18,6 +18,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -120,11 +121,7 @@ class Loader:
         collate: Collate | None = None,
         groups: Sequence[int] | torch.Tensor | None = None,
     ) -> None:
-        if not hasattr(dataset, "__len__"):
-            raise LoaderError(
-                f"{type(dataset).__name__} has no length: the order of samples, and where to "
-                "continue, are computed from it; use a dataset with __len__ and __getitem__"
-            )
+        _check(dataset, groups)
         self.dataset = dataset
         self.seed = seed
         self.shuffle = shuffle
@@ -134,10 +131,6 @@ class Loader:
         self.size = len(self.indices)
         self.turns: Turns | None = None
         if shuffle and groups is not None:
-            if len(groups) != len(dataset):
-                raise LoaderError(
-                    f"expected a group for each of {len(dataset)} samples, found {len(groups)}"
-                )
             self.turns = Turns(torch.as_tensor(groups)[self.indices], seed)
         self.collate = _CollateUnlessCollated(collate or default_collate)
         # The indices of each batch. The DataLoader has this very list, which each epoch refills.
@@ -199,18 +192,20 @@ class Loader:
 
     def order(self, epoch: int) -> list[Any]:
         """What the dataset is asked for in an epoch: indices, or the keys of a Seeded dataset."""
-        draws = self.indices[:, None]  # (samples, 1)
+        draws = [self.indices]
         if self.turns:
             size = self._end()
             places, times = self.turns.draw(epoch * size, (epoch + 1) * size)
-            draws = torch.stack([self.indices[places], times], dim=1)  # (samples, 2)
+            draws = [self.indices[places], times]
         if self.shuffle:
             generator = torch.Generator()
             generator.manual_seed(zlib.crc32(f"{self.seed} {epoch}".encode()))
-            draws = draws[torch.randperm(len(draws), generator=generator)]
+            shuffled = torch.randperm(len(draws[0]), generator=generator)
+            draws = [part[shuffled] for part in draws]
+        columns: list[Any] = [part.tolist() for part in draws]
         if isinstance(self.dataset, Seeded):
-            return [(self.seed, epoch, *draw) for draw in draws.tolist()]
-        order: list[Any] = draws[:, 0].tolist()
+            return list(zip(repeat(self.seed), repeat(epoch), *columns, strict=False))
+        order: list[int] = columns[0]
         return order
 
     def _end(self) -> int:
@@ -265,6 +260,19 @@ class _CollateUnlessCollated:
 
     def __call__(self, samples: Any) -> Any:
         return self.collate(samples) if isinstance(samples, list) else samples
+
+
+def _check(dataset: Any, groups: Any) -> None:
+    """Refuse a dataset without a length, and groups of another number of samples."""
+    if not hasattr(dataset, "__len__"):
+        raise LoaderError(
+            f"{type(dataset).__name__} has no length: the order of samples, and where to "
+            "continue, are computed from it; use a dataset with __len__ and __getitem__"
+        )
+    if groups is not None and len(groups) != len(dataset):
+        raise LoaderError(
+            f"expected a group for each of {len(dataset)} samples, found {len(groups)}"
+        )
 
 
 def _sample(size: int, limit: int) -> torch.Tensor:
