@@ -363,9 +363,8 @@ def test_groups_are_drawn_equally_often_in_training_alone_and_the_start_says_so(
     assert splits in err
     for epoch in range(3):
         assert sum(drawn[True][60 * epoch : 60 * (epoch + 1)]) == 30
-    positive = [
-        int(TinyTask.points(TinyTask(None, None, Path()), s)[1].sum()) for s in ("val", "test")
-    ]
+    task = TinyTask(None, None, Path())
+    positive = [int(task.points(split)[1].sum()) for split in ("val", "test")]
     assert sum(drawn[False][-240:]) == 3 * positive[0] + positive[1]  # as they are
 
 
