@@ -66,6 +66,7 @@ class Scenario:
         if len(processes) > 1:
             self.options.append("trainer.micro_batches=4")
             self.threads = 1  # as torchrun has it
+        self.balanced = self.random.choice((False, True))
         self.kills: Counter[str] = Counter()
 
     def execute(self) -> None:
@@ -174,7 +175,7 @@ class Scenario:
 
     def torchrun(self, words: list[str], count: int) -> "subprocess.Popen[bytes]":
         """Start the command by torchrun itself."""
-        job = json.dumps([words, str(self.folder), self.noisy])
+        job = json.dumps([words, str(self.folder), self.noisy, self.balanced])
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(count), __file__, *sys.argv[1:2], "--job", job]
         with (self.folder / "said.txt").open("ab") as said:
@@ -190,6 +191,7 @@ class Scenario:
             self.tiny.TinyTask.sizes = dict.fromkeys(("train", "val", "test"), 250)
             self.tiny.TinyTask.hidden = 4000  # so that a save takes a while
             self.tiny.TinyTask.is_noisy = self.noisy
+            self.tiny.TinyTask.is_balanced = self.balanced
             self.tiny.install()
             return int(self.main.main(words))
         except BaseException:
@@ -331,9 +333,10 @@ def main() -> None:
     (package,) = options.project.resolve().glob("src/*/__init__.py")
     sys.path[:0] = [str(package.parents[1]), str(package.parents[2] / "tests" / "engine")]
     if options.job:
-        words, folder, noisy = json.loads(options.job)
+        words, folder, noisy, balanced = json.loads(options.job)
         scenario = Scenario(package.parent.name, 0, 0, Path(folder))
         scenario.noisy = noisy
+        scenario.balanced = balanced
         sys.exit(scenario.child(words, 1))
     for name in ("torch._dynamo", "torch.utils.tensorboard"):  # once here, not in each run
         importlib.import_module(name)
@@ -346,7 +349,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             numbers = (1, 2, 4) if options.processes else (1,)
             scenario = Scenario(package.parent.name, options.seed, number, Path(folder), numbers)
-            text = f"{number:3} noisy={scenario.noisy} threads={scenario.threads}"
+            text = f"{number:3} noisy={scenario.noisy} balanced={scenario.balanced}"
+            text += f" threads={scenario.threads}"
             text = " ".join([text, *scenario.options])
             try:
                 scenario.execute()

@@ -123,12 +123,14 @@ class Run:
             datasets = self.read_datasets()
         loaders = {}
         for split, dataset in datasets.items():
+            is_train = split == "train"
             loader = Loader(
                 dataset,
                 self.settings.loader,
                 seed=self.settings.seed,
-                shuffle=split == "train",
+                shuffle=is_train,
                 collate=self.task.collate,
+                groups=self.task.groups(dataset) if is_train else None,
             )
             if len(loader) > 0:
                 loaders[split] = loader
@@ -375,6 +377,9 @@ class Run:
         """Show what is about to run."""
         size = sum(parameter.numel() for parameter in self.model.parameters())
         splits = ", ".join(f"{loader.size:,} {split}" for split, loader in self.loaders.items())
+        turns = self.loaders["train"].turns
+        if turns:
+            splits += f"; {turns.count} groups drawn equally often in training"
         steps = f"{self.trainer.step} of {self.total_steps} steps"
         where = f"{self.share.world_size} x {self.device}, {torch.get_num_threads()} threads"
         for line in (*self.task.summary(), *describe_groups(self.settings.optim, self.model)):

@@ -46,6 +46,8 @@ class Job:
     """whether a parameter of the model gets no gradient"""
     dropout: float = 0.0
     """share of the hidden units that are left out in training"""
+    is_balanced: bool = False
+    """whether an epoch draws both classes of points equally often"""
     has_batch_norm: bool = False
     """whether batch norm stands before the model"""
     fails_at: int = 0
@@ -118,6 +120,7 @@ def watched_task(job: Job, seen: dict[str, Any]) -> type[TinyTask]:
         sizes = dict.fromkeys(["train", "val", "test"], job.samples)
         dtype = torch.float64 if job.is_double else torch.float32
         dropout = job.dropout
+        is_balanced = job.is_balanced
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)

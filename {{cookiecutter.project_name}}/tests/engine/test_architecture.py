@@ -225,6 +225,13 @@ def test_table_alone(alone: Alone, tmp_path: Path) -> None:
     assert (lines, columns) == ([2], {"name": ["Ann"], "age": ["41"]})
 
 
+def test_split_alone(alone: Alone) -> None:
+    split = alone("split")
+    keys = ["happy", "sad", "word 6"]
+    assert split.assign(keys) == ["test", "train", "val"]
+    assert split.split_columns({"text": keys}, keys)["val"] == {"text": ["word 6"]}
+
+
 def test_optim_alone(alone: Alone) -> None:
     optim = alone("optim")
     model = nn.Linear(5, 2)

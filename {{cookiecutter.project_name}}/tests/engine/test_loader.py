@@ -3,7 +3,9 @@
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -128,6 +130,115 @@ def test_a_limit_takes_a_sample_by_hash_in_order() -> None:
     assert sorted(batches(shuffled)[0]) == found
 
 
+# Groups that are drawn equally often.
+
+GROUPS = [7] * 20 + [3] * 5 + [-1] + [4] * 11  # of the 37 samples
+
+
+def balanced(groups: Sequence[int] = GROUPS, seed: int = 1, **options: Any) -> Loader:
+    config = LoaderConfig(**{"batch_size": 4, **options})
+    return Loader(Numbers(len(groups)), config, seed=seed, shuffle=True, groups=groups)
+
+
+def counts_of_groups(drawn: Iterable[int], groups: Sequence[int] = GROUPS) -> list[int]:
+    """How often each group was drawn."""
+    counts = Counter(groups[index] for index in drawn)
+    return [counts[group] for group in set(groups)]
+
+
+def test_an_epoch_draws_from_each_group_equally_often_and_keeps_its_length() -> None:
+    loader = balanced()
+    for epoch in range(9):
+        drawn = list(chain(*batches(loader, epoch)))
+        assert len(drawn) == 37
+        assert sorted(counts_of_groups(drawn)) == [9, 9, 9, 10]
+    all_drawn = chain(*[chain(*batches(loader, epoch)) for epoch in range(9)])
+    assert sorted(counts_of_groups(all_drawn)) == [83, 83, 83, 84]  # 9 * 37 draws
+
+
+def test_no_sample_is_drawn_again_before_all_others_of_its_group() -> None:
+    loader = balanced()
+    times = Counter[int]()
+    for epoch in range(7):
+        drawn = Counter(chain(*batches(loader, epoch)))
+        times.update(drawn)
+        for counts in (drawn, times):  # in each epoch, and over all of them
+            for group in set(GROUPS):
+                mine = [counts[index] for index in range(37) if GROUPS[index] == group]
+                assert max(mine) - min(mine) <= 1
+    assert times[25] == 7 * 37 // 4 + 1  # the only sample of its group, whose turn comes first
+
+
+def test_the_order_of_groups_depends_on_seed_and_epoch_alone() -> None:
+    loader = balanced()
+    epochs = [batches(loader, epoch) for epoch in (0, 1, 2)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [batches(balanced(), epoch) for epoch in (2, 1, 0)] == epochs[::-1]
+    assert [sorted(batch) for batch in batches(balanced(seed=2))] != [
+        sorted(batch) for batch in epochs[0]
+    ]
+    assert set(chain(*epochs[0])) != set(chain(*batches(balanced(seed=2))))
+    groups = [[GROUPS[index] for index in chain(*epoch)] for epoch in epochs]
+    assert groups[0] != sorted(groups[0])  # not one group after the other
+    for start in range(11):
+        assert batches(loader, 1, start) == epochs[1][start:]
+    workers = balanced(num_workers=2)
+    assert [batches(workers, epoch) for epoch in (0, 1, 2)] == epochs
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_shards_of_a_step_make_up_the_same_balanced_batches(shards: int) -> None:
+    parts = [batches(balanced(), 3, 2, shards, [number]) for number in range(shards)]
+    together = [list(chain(*step)) for step in zip(*parts, strict=True)]
+    assert together == batches(balanced(), 3, 2)
+
+
+def test_groups_are_balanced_in_what_a_limit_and_drop_last_leave() -> None:
+    loader = balanced(limit=12)
+    assert loader.size == 12
+    kept = {GROUPS[index] for index in loader.indices.tolist()}
+    assert 1 < len(kept) < 4
+    drawn = list(chain(*batches(loader)))
+    assert len(drawn) == 12 and set(drawn) <= set(loader.indices.tolist())
+    assert set(counts_of_groups(drawn)) == {0, 12 // len(kept)}
+    config = LoaderConfig(batch_size=8, drop_last=True)
+    loader = Loader(Numbers(37), config, shuffle=True, groups=torch.tensor(GROUPS))
+    for epoch in (0, 1):
+        drawn = list(chain(*batches(loader, epoch)))
+        assert sorted(counts_of_groups(drawn)) == [8, 8, 8, 8]
+
+
+def test_groups_of_one_size_come_once_each_and_one_group_alone_is_no_matter() -> None:
+    for groups in ([0, 1] * 10, [5] * 20):
+        for epoch in (0, 1):
+            drawn = chain(*batches(balanced(groups), epoch))
+            assert sorted(drawn) == list(range(20))
+
+
+def test_without_shuffling_groups_do_not_count() -> None:
+    loader = Loader(Numbers(5), LoaderConfig(batch_size=2), groups=[0, 0, 0, 0, 1])
+    assert loader.turns is None
+    assert batches(loader) == [[0, 1], [2, 3], [4]]
+
+
+def test_each_sample_needs_a_group() -> None:
+    with pytest.raises(LoaderError, match="expected a group for each of 5 samples, found 2"):
+        Loader(Numbers(5), LoaderConfig(), shuffle=True, groups=[0, 1])
+
+
+def test_a_million_samples_in_groups_of_all_sizes_are_ordered_without_a_loop_over_them() -> None:
+    draws = torch.arange(1_000_000)
+    few = Loader(draws, LoaderConfig(), shuffle=True)
+    for groups in (draws.sqrt().long(), (draws == 0).long()):
+        loader = Loader(draws, LoaderConfig(), shuffle=True, groups=groups)
+        started = time.process_time()
+        few.order(1)
+        usual = time.process_time() - started
+        counts = groups[loader.order(1)].bincount()
+        assert counts.max() - counts.min() <= 1
+        assert time.process_time() - started < 20 * usual
+
+
 def test_memory_is_pinned_only_where_there_is_cuda() -> None:
     assert Loader(Numbers(1), LoaderConfig()).loader.pin_memory is torch.cuda.is_available()
 
@@ -202,6 +313,24 @@ def test_random_numbers_of_a_sample_depend_on_seed_epoch_and_index_alone() -> No
     samples = [*epochs[0].values(), *epochs[1].values(), *drawn(other, 0).values()]
     for kind in zip(*samples, strict=True):
         assert len(set(kind)) == 30  # none repeats another, within an epoch or between two
+
+
+def test_a_sample_that_is_repeated_gets_other_random_numbers_each_time() -> None:
+    def load(workers: int, start: int = 0) -> list[tuple[int, float]]:
+        config = LoaderConfig(batch_size=4, num_workers=workers)
+        groups = [0] * 9 + [1]
+        loader = Loader(Seeded(Drawn(10)), config, seed=5, shuffle=True, groups=groups)
+        found = []
+        for step in loader.steps_of_epoch(epoch=1, start=start):
+            index, numbers = step.micro_batches[0].batch
+            found += list(zip(index.tolist(), numbers[:, 0].tolist(), strict=True))
+        return found
+
+    alone = load(workers=0)
+    assert Counter(index for index, _ in alone)[9] == 5
+    assert len({number for _, number in alone}) == 10
+    assert load(workers=2) == alone
+    assert load(workers=0, start=1) == alone[4:]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -90,6 +90,17 @@ def test_a_run_with_an_option_is_reproduced(train: Train, command: Command, opti
     assert_same_run(run, Path(verdict["run"]))
 
 
+def test_a_run_that_draws_groups_equally_often_is_reproduced(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyTask, "is_noisy", True)
+    monkeypatch.setattr(TinyTask, "is_balanced", True)
+    run = train(*BASE)
+    assert reproduce(command, run)[0]["identical"] is True
+    monkeypatch.setattr(TinyTask, "is_balanced", False)
+    assert reproduce(command, run, code=3)[0]["identical"] is False
+
+
 def test_a_run_that_started_from_another_is_reproduced_from_it(
     train: Train, command: Command
 ) -> None:

@@ -272,6 +272,27 @@ def test_random_samples_and_the_number_of_threads_stay_as_they_were(
     assert_same_run(train(*options), part)
 
 
+class BalancedTask(NoisyTask):
+    """An epoch draws both classes of points equally often, some of them more than once."""
+
+    is_balanced = True
+
+
+@pytest.mark.parametrize("count", [6, 9])
+def test_groups_that_are_drawn_equally_often_continue_in_mid_epoch(
+    train: Train, command: Command, killed: Killed, monkeypatch: Patch, count: int
+) -> None:
+    options = (*BASE, "trainer.save_every=1", "loader.limit=53")
+    unbalanced = train(*options)
+    part = killed("step", count, *options, task=BalancedTask)
+    tiny.install(monkeypatch.setattr, BalancedTask)
+    assert command("train", "--resume", str(part), "loader.num_workers=2")[0] == 0
+    assert resumes(part) == [count - 1]
+    whole = train(*options)
+    assert_same_run(whole, part)
+    assert read_log(whole) != read_log(unbalanced)
+
+
 def test_what_the_task_has_learnt_is_kept_and_not_learnt_again(
     train: Train, command: Command, stopped: Stopped, monkeypatch: Patch
 ) -> None:

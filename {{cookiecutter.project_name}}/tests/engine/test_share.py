@@ -31,6 +31,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "bf16": (("trainer.precision=bf16", "trainer.patience=1"), {"dropout": 0.5}),
     "fp16": (("trainer.precision=fp16", "trainer.max_grad_norm=0.5"), {}),
     "workers": (("loader.num_workers=2", "loader.batch_size=3"), {"samples": 7}),
+    "balanced": (("loader.limit=43",), {"dropout": 0.5, "is_balanced": True}),
     "norm": (("optim.scheduler=linear",), {"has_batch_norm": True, "samples": 41}),
     "average": (
         ("optim.ema=0.9", "trainer.eval_every=4", "trainer.keep=2", "trainer.max_grad_norm=.inf"),

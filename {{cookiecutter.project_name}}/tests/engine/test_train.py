@@ -456,6 +456,29 @@ def test_what_was_found_in_the_data_is_shown_at_the_start(
     assert err.startswith("2 classes\nwarning: few points\n154 parameters; ")
 
 
+def test_groups_are_drawn_equally_often_in_training_alone_and_the_start_says_so(
+    command: Command, empty_config: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(TinyTask, "is_balanced", True)
+    drawn: dict[bool, list[int]] = {True: [], False: []}
+    forward = TinyTask.forward
+
+    def watched(task: TinyTask, model: nn.Module, batch: Any) -> Output:
+        drawn[model.training] += batch[1].tolist()
+        return forward(task, model, batch)
+
+    monkeypatch.setattr(TinyTask, "forward", watched)
+    code, _, err = command("train", str(empty_config), "output_dir={tmp}", "trainer.epochs=3")
+    assert code == 0, err
+    splits = "60 train, 60 val, 60 test; 2 groups drawn equally often in training; 0 of 12 steps"
+    assert splits in err
+    for epoch in range(3):
+        assert sum(drawn[True][60 * epoch : 60 * (epoch + 1)]) == 30
+    task = TinyTask(None, None, Path())
+    positive = [int(task.points(split)[1].sum()) for split in ("val", "test")]
+    assert sum(drawn[False][-240:]) == 3 * positive[0] + positive[1]  # as they are
+
+
 def test_predict_must_give_one_answer_for_one_sample(
     refused: Callable[..., str], monkeypatch: Patch
 ) -> None:

@@ -74,6 +74,7 @@ class TinyTask(TaskDefaults):
     dropout = 0.5
     dtype = torch.float32
     is_noisy = False
+    is_balanced = False
 
     def __init__(self, data: Any, model: Any, root: Path) -> None:
         super().__init__(data, model, root)
@@ -97,6 +98,10 @@ class TinyTask(TaskDefaults):
         if self.is_noisy:
             datasets["train"] = Seeded(Noisy(datasets["train"]))
         return datasets
+
+    def groups(self, dataset: Any) -> Any:
+        _, target = self.points("train")
+        return target if self.is_balanced else None
 
     def data_files(self) -> list[Path]:
         return [self.file]

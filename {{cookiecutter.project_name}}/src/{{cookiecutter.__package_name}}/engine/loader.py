@@ -5,6 +5,8 @@
         for batch, size in step.micro_batches:
             ...
 
+With `groups`, a number for each sample, an epoch draws from all groups equally often.
+
 Since the order is a function of (seed, epoch), a run can continue at any step of any epoch, and no
 state has to be saved for it. A batch is always one of all processes together: it is cut into shards
 of almost equal size, and each process loads its own shards only.
@@ -16,6 +18,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -70,6 +73,8 @@ class Seeded(Dataset[Any]):
     Before a sample is made, the random numbers of torch, NumPy and `random` are seeded by a hash of
     (seed, epoch, index). So they differ from epoch to epoch, and depend neither on the number of
     workers nor on where a run was interrupted. Put it around the dataset of the training split.
+
+    A sample that an epoch draws several times has one more number in its key: which time it is.
     """
 
     dataset: Any
@@ -77,11 +82,11 @@ class Seeded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Any:
+    def __getitem__(self, key: tuple[int, ...]) -> Any:
         import numpy
 
-        seed, epoch, index = key
-        number = zlib.crc32(f"{seed} {epoch} {index}".encode())
+        _, _, index, *_ = key
+        number = zlib.crc32(" ".join(map(str, key)).encode())
         random.seed(number)
         numpy.random.seed(number)
         torch.default_generator.manual_seed(number)
@@ -98,8 +103,12 @@ class Loader:
         seed: decides, with the epoch, the order and the random numbers of a `Seeded` dataset.
         shuffle: whether an epoch has an order of its own; for training.
         collate: makes a batch of a list of samples; None: torch's `default_collate`.
+        groups: a number for each sample, if an epoch is to draw from all groups equally often; the
+            length of an epoch stays. Samples of a small group are repeated, and some of a large one
+            have their turn in a later epoch: none a second time before all others of its group.
+            Without `shuffle`, groups are ignored.
 
-    Raises LoaderError for a dataset without a length.
+    Raises LoaderError for a dataset without a length, or with another one than `groups`.
     """
 
     def __init__(
@@ -110,12 +119,9 @@ class Loader:
         seed: int = 0,
         shuffle: bool = False,
         collate: Collate | None = None,
+        groups: Sequence[int] | torch.Tensor | None = None,
     ) -> None:
-        if not hasattr(dataset, "__len__"):
-            raise LoaderError(
-                f"{type(dataset).__name__} has no length: the order of samples, and where to "
-                "continue, are computed from it; use a dataset with __len__ and __getitem__"
-            )
+        _check(dataset, groups)
         self.dataset = dataset
         self.seed = seed
         self.shuffle = shuffle
@@ -123,6 +129,9 @@ class Loader:
         self.drop_last = config.drop_last and shuffle
         self.indices = _sample(len(dataset), config.limit)
         self.size = len(self.indices)
+        self.turns: Turns | None = None
+        if shuffle and groups is not None:
+            self.turns = Turns(torch.as_tensor(groups)[self.indices], seed)
         self.collate = _CollateUnlessCollated(collate or default_collate)
         # The indices of each batch. The DataLoader has this very list, which each epoch refills.
         self.plan: list[list[Any]] = []
@@ -182,21 +191,65 @@ class Loader:
             torch.set_num_threads(threads)
 
     def order(self, epoch: int) -> list[Any]:
-        """What the dataset is asked for in an epoch: indices, or (seed, epoch, index) if Seeded."""
-        indices = self.indices
+        """What the dataset is asked for in an epoch: indices, or the keys of a Seeded dataset."""
+        draws = [self.indices]
+        if self.turns:
+            size = self._end()
+            places, times = self.turns.draw(epoch * size, (epoch + 1) * size)
+            draws = [self.indices[places], times]
         if self.shuffle:
             generator = torch.Generator()
             generator.manual_seed(zlib.crc32(f"{self.seed} {epoch}".encode()))
-            indices = indices[torch.randperm(self.size, generator=generator)]
-        order = indices.tolist()
+            shuffled = torch.randperm(len(draws[0]), generator=generator)
+            draws = [part[shuffled] for part in draws]
+        columns: list[Any] = [part.tolist() for part in draws]
         if isinstance(self.dataset, Seeded):
-            return [(self.seed, epoch, index) for index in order]
+            return list(zip(repeat(self.seed), repeat(epoch), *columns, strict=False))
+        order: list[int] = columns[0]
         return order
 
     def _end(self) -> int:
         """How many samples of the order are used."""
         rest = self.size % self.batch_size if self.drop_last else 0
         return self.size - rest
+
+
+class Turns:
+    """Draws of samples in which it is the turn of one group after the other.
+
+    Draws are numbered over all epochs: draw i is of group i modulo the number of groups. Each group
+    has an order of its own, in which its samples are drawn again and again.
+
+    Args:
+        groups: a number for each sample.
+        seed: decides on the order of the samples of a group.
+    """
+
+    def __init__(self, groups: torch.Tensor, seed: int) -> None:
+        _, self.groups, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
+        self.count = len(sizes)
+        self.sizes = sizes[self.groups]  # (samples,): the size of the group of each sample
+        generator = torch.Generator()
+        generator.manual_seed(zlib.crc32(f"{seed}".encode()))
+        shuffled = torch.randperm(len(groups), generator=generator)
+        by_group = shuffled[self.groups[shuffled].argsort(stable=True)]
+        first = sizes.cumsum(dim=0) - sizes  # (groups,): where each group begins in this order
+        self.places = torch.empty_like(by_group)  # (samples,): the place of each in its group
+        self.places[by_group] = torch.arange(len(groups)) - first[self.groups[by_group]]
+
+    def draw(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The samples of the draws from `start` up to `end`, (draws,), in the order of samples;
+        and which time each of them is drawn here, (draws,), from 0."""
+        counts = self._drawn_before(end) - self._drawn_before(start)  # (samples,)
+        samples = torch.arange(len(counts)).repeat_interleave(counts)
+        first = counts.cumsum(dim=0) - counts
+        return samples, torch.arange(len(samples)) - first[samples]
+
+    def _drawn_before(self, end: int) -> torch.Tensor:
+        """How often each sample is among the first `end` draws, (samples,)."""
+        draws_of_group = (end - 1 - self.groups) // self.count + 1
+        counts: torch.Tensor = (draws_of_group - 1 - self.places) // self.sizes + 1
+        return counts
 
 
 @dataclass
@@ -207,6 +260,19 @@ class _CollateUnlessCollated:
 
     def __call__(self, samples: Any) -> Any:
         return self.collate(samples) if isinstance(samples, list) else samples
+
+
+def _check(dataset: Any, groups: Any) -> None:
+    """Refuse a dataset without a length, and groups of another number of samples."""
+    if not hasattr(dataset, "__len__"):
+        raise LoaderError(
+            f"{type(dataset).__name__} has no length: the order of samples, and where to "
+            "continue, are computed from it; use a dataset with __len__ and __getitem__"
+        )
+    if groups is not None and len(groups) != len(dataset):
+        raise LoaderError(
+            f"expected a group for each of {len(dataset)} samples, found {len(groups)}"
+        )
 
 
 def _sample(size: int, limit: int) -> torch.Tensor:

@@ -64,6 +64,12 @@ class TaskDefaults:
         """
         return [self.path] if self.path != self.root else []
 
+    def groups(self, dataset: Any) -> Any:
+        """A number for each sample of the training split, its group, such as its class: an epoch
+        then draws from all groups equally often. None: it draws each sample once.
+        """
+        return None
+
     def summary(self) -> Iterable[str]:
         """Lines that are shown when a run starts: what was found in the data."""
         return []
