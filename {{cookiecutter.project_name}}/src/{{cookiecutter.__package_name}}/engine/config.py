@@ -185,6 +185,17 @@ def plain(config: Any) -> Any:
     return config
 
 
+def flat(config: Any) -> dict[str, Any]:
+    """The plain values of a config by the names that the command line has for them: `optim.lr`."""
+    values: dict[str, Any] = {}
+    for name, value in plain(config).items():
+        if isinstance(value, dict):
+            values |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            values[name] = value
+    return values
+
+
 def _options(cls: Any) -> dict[str, Any]:
     """The fields that can be set, with their types."""
     hints = get_type_hints(cls, include_extras=True)
