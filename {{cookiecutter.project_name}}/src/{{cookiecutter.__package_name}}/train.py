@@ -347,7 +347,8 @@ class Run:
         loader = Loader(dataset, options, collate=self.task.collate)
         try:
             output = self.output_of(loader)
-            self.logger.show(step, self.task.page(split, loader.indices.tolist(), output))
+            page = self.task.page(split, loader.indices.tolist(), output)
+            self.logger.show(step, {f"{split}/{name}": part for name, part in page.items()})
         except Exception as error:  # the run has all its results
             self.logger.info(f"warning: no page in TensorBoard: {type(error).__name__}: {error}")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 FONT_SIZE = 15
 MARGIN = 10
-CELL = 48  # pixels of a cell of a matrix
+CELL = 40  # pixels of a cell of a matrix, if there are many
 PLOT = 400  # pixels of width and height of a plot, without its axes
 THUMBNAIL = 112  # pixels of a picture in a gallery
 COLUMNS = 4  # of a gallery
@@ -87,12 +87,14 @@ def choices(output: Any, names: Sequence[str], show: Callable[[int], Any]) -> di
     page: dict[str, Any] = {"matrix": matrix(counts, names)}
     found = mistakes(output.preds, output.target, names)
     samples = [show(mistake.place) for mistake in found]
-    if samples and not isinstance(samples[0], str):
-        page["mistakes"] = gallery(samples, found)
+    wrong = int((predicted != output.target).sum())
+    head = f"{wrong:,} of {len(predicted):,} samples are wrong"
+    if not found:
+        page["mistakes"] = head
+    elif isinstance(samples[0], str):
+        page["mistakes"] = f"{head}; the model was surest of:\n\n{table(samples, found)}"
     else:
-        wrong = int((predicted != output.target).sum())
-        head = f"{wrong:,} of {len(predicted):,} samples are wrong; the model was surest of:"
-        page["mistakes"] = f"{head}\n\n{table(samples, found)}"
+        page["mistakes"] = gallery(samples, found)
     return page
 
 
@@ -128,33 +130,36 @@ def matrix(counts: Tensor, names: Sequence[str]) -> Tensor:
     longest = max(map(Canvas(1, 1).width_of, names))
     left = 3 * MARGIN + FONT_SIZE + longest
     top = left
-    side = CELL * len(names)
-    canvas = Canvas(max(left + side + MARGIN, 420), top + side + MARGIN)
+    cell = max(CELL, 200 // len(names))
+    side = cell * len(names)
+    canvas = Canvas(max(left + side, left + 180) + MARGIN, top + side + MARGIN)
     canvas.text(left, MARGIN, title, anchor="lt")
     canvas.text_upwards(MARGIN + FONT_SIZE / 2, top + side, "target")
     for place, name in enumerate(names):
-        middle = CELL * (place + 0.5)
+        middle = cell * (place + 0.5)
         canvas.text(left - MARGIN, top + middle, name, anchor="rm")
         canvas.text_upwards(left + middle, top - MARGIN, name)
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     for row in range(len(names)):
         for column in range(len(names)):
-            corner = (left + CELL * column, top + CELL * row)
-            _draw_cell(canvas, corner, int(counts[row, column]), float(shares[row, column]))
+            x = left + cell * column
+            y = top + cell * row
+            box = (x, y, x + cell, y + cell)
+            _draw_cell(canvas, box, int(counts[row, column]), float(shares[row, column]))
     return canvas.to_tensor()
 
 
-def _draw_cell(canvas: Canvas, corner: tuple[int, int], count: int, share: float) -> None:
+def _draw_cell(canvas: Canvas, box: tuple[int, ...], count: int, share: float) -> None:
     """Draw a cell of a matrix, the darker the larger the share, with a text that stands out."""
-    x, y = corner
+    left, top, right, bottom = box
     color = tuple(round(255 + share * (part - 255)) for part in DARK)
-    canvas.draw.rectangle((x, y, x + CELL, y + CELL), fill=color, outline=LINE)
+    canvas.draw.rectangle(box, fill=color, outline=LINE)
     is_dark = share > 0.65
     text_color: Any = "white" if is_dark else "black"
     if count == 0:
         text_color = GREY
     text = str(count) if count < 100_000 else f"{count:.0e}"
-    canvas.text(x + CELL / 2, y + CELL / 2, text, color=text_color)
+    canvas.text((left + right) / 2, (top + bottom) / 2, text, color=text_color)
 
 
 def gallery(images: Sequence[Any], found: Sequence[Mistake]) -> Tensor:
@@ -168,7 +173,7 @@ def gallery(images: Sequence[Any], found: Sequence[Mistake]) -> Tensor:
         y = place // COLUMNS * height + MARGIN
         canvas.image.paste(_thumbnail(image), (x, y))
         canvas.draw.rectangle((x, y, x + THUMBNAIL, y + THUMBNAIL), outline=LINE)
-        y += THUMBNAIL + 4
+        y += THUMBNAIL + 6
         canvas.text(x, y, f"target {_short(mistake.target)}", anchor="lt")
         y += FONT_SIZE + 4
         canvas.text(x, y, f"predicted {_short(mistake.predicted)}", anchor="lt")

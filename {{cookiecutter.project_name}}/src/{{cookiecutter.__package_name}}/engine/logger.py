@@ -42,8 +42,8 @@ Record = dict[str, Any]
 """One line of the log: `step`, `epoch`, `split`, and numbers by their names."""
 State = dict[str, Any]
 """What a checkpoint notes of the log: its length in bytes, and the seconds so far."""
-Tracker = Callable[[int, Record], object]
-"""Gets each line of the log with its number, from 1 on."""
+Tracker = Callable[[Record], object]
+"""Gets each line of the log."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,6 @@ class Logger:
         self._text = ""
         self._options: Mapping[str, Any] = {}
         self._tracker: Tracker | None = None
-        self._lines = 0
         self._bar: tqdm[Any] | None = None
         self._started = time.monotonic()
         self._shown = time.monotonic()
@@ -105,10 +104,9 @@ class Logger:
         self._options = options
 
     def send_to(self, tracker: Tracker | None) -> None:
-        """Call `tracker` with the number of each line, from 1 on, and the line as it is written.
+        """Call `tracker` with each line as it is written, and first with those of before a resume.
 
-        A log that continues begins with line 1 again, so that what is missing can be sent. An
-        error in it is a warning, and ends the sending, not the run.
+        An error in it is a warning, and ends the sending, not the run.
         """
         self._tracker = tracker
 
@@ -214,7 +212,6 @@ class Logger:
         self._started = time.monotonic() - state["seconds"]
         self._close_board()
         self._purge_step = min(steps)
-        self._lines = 0
         for record in kept:
             self._write_scalars(record)
             self._send(record)
@@ -242,11 +239,10 @@ class Logger:
 
     def _send(self, line: Record) -> None:
         """Give a line to the tracker, if there is one."""
-        self._lines += 1
         if self._tracker is None:
             return
         try:
-            self._tracker(self._lines, line)
+            self._tracker(line)
         except Exception as error:  # the run is worth more than what is shown of it
             self._tracker = None
             reason = f"{type(error).__name__}: {error}"

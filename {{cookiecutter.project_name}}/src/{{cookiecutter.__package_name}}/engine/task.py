@@ -48,9 +48,8 @@ class TaskDefaults:
     the indices of up to 1,000 of its samples, and the `Output` of the best weights for them, as one
     batch on the CPU; an error in it is a warning. None: nothing"""
     tracker: Any = None
-    """a method that gets the run folder and the options by name, and returns a function of the
-    number of a line of the log and the line, which the first process calls for each line: see
-    docs/trackers.md. None: nothing"""
+    """a method that gets the run folder and the options by name, and returns a function that the
+    first process calls with each line of the log, a dict: see docs/trackers.md. None: nothing"""
 
     def __init__(self, data: Any, model: Any, root: Path) -> None:
         self.data = data
