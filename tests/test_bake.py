@@ -53,16 +53,16 @@ FILES = """
 MODULES = """
     __init__ __main__ data evaluate metrics model reproduce resume task train
     engine/__init__ engine/checkpoint engine/config engine/distributed engine/figures engine/loader
-    engine/logger engine/measure engine/optim engine/record engine/sharding engine/share engine/table
-    engine/task engine/trainer
+    engine/logger engine/measure engine/optim engine/record engine/sharding engine/share
+    engine/table engine/task engine/trainer
 """
 TESTS = """
     test_data test_metrics test_model test_task
     engine/conftest engine/processes engine/test_architecture engine/test_checkpoint
-    engine/test_config engine/test_distributed engine/test_evaluate engine/test_figures engine/test_loader
-    engine/test_logger engine/test_main engine/test_measure engine/test_optim engine/test_record
-    engine/test_reproduce engine/test_resume engine/test_share engine/test_source engine/test_table
-    engine/test_train engine/test_trainer engine/tiny
+    engine/test_config engine/test_distributed engine/test_evaluate engine/test_figures
+    engine/test_loader engine/test_logger engine/test_main engine/test_measure engine/test_optim
+    engine/test_record engine/test_reproduce engine/test_resume engine/test_share
+    engine/test_source engine/test_table engine/test_train engine/test_trainer engine/tiny
 """
 
 

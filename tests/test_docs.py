@@ -30,7 +30,7 @@ def log_and_die(self, record):
 Logger.log = log_and_die
 sys.exit(main())
 """
-OPTIONS = "trainer.epochs=2 trainer.log_every=2 trainer.save_every=5 loader.limit=400".split()
+OPTIONS = ["trainer.epochs=2", "trainer.log_every=2", "trainer.save_every=5", "loader.limit=400"]
 
 
 @pytest.fixture

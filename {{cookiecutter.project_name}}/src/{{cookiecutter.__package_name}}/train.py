@@ -361,7 +361,8 @@ class Run:
         for step in loader.steps_of_epoch(shards=count, mine=range(count)):
             for micro_batch in filter(attrgetter("size"), step.micro_batches):
                 output = self.trainer.forward_batch(micro_batch)
-                outputs.append((output.losses.cpu(), output.preds.cpu(), output.target.cpu()))
+                parts = (output.losses, output.preds, output.target)
+                outputs.append([part.cpu() for part in parts])
         losses, preds, target = map(torch.cat, zip(*outputs, strict=True))
         return Output(losses, preds, target)
 

@@ -61,7 +61,8 @@ class Canvas:
         width = self.width_of(text)
         strip = Canvas(width, 2 * FONT_SIZE)
         strip.text(0, FONT_SIZE, text, anchor="lm")
-        self.image.paste(strip.image.rotate(90, expand=True), (int(x) - FONT_SIZE, int(y) - width))
+        corner = (int(x) - FONT_SIZE, int(y) - width)
+        self.image.paste(strip.image.rotate(90, expand=True), corner)
 
     def width_of(self, text: str) -> int:
         """The width of a text in pixels."""
