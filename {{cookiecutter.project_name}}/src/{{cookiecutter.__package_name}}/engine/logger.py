@@ -78,6 +78,7 @@ class Logger:
         self._file: BinaryIO | None = None
         self._board: Board | None = None  # made when something is first shown
         self._purge_step: int | None = None
+        self._kept: list[Record] = []  # of before the purge step
         self._text = ""
         self._options: Mapping[str, Any] = {}
         self._tracker: Tracker | None = None
@@ -212,8 +213,10 @@ class Logger:
         self._started = time.monotonic() - state["seconds"]
         self._close_board()
         self._purge_step = min(steps)
+        self._kept = [record for record in kept if record["step"] < self._purge_step]
         for record in kept:
-            self._write_scalars(record)
+            if record["step"] >= self._purge_step:
+                self._write_scalars(record)
             self._send(record)
 
     def _open_file(self) -> BinaryIO:
@@ -233,7 +236,7 @@ class Logger:
             return
         if self._board is None:
             folder = Path(self._open_file().name).parent
-            self._board = Board(folder, self._purge_step)
+            self._board = Board(folder, self._purge_step, self._kept)
             self._board.describe(self._text, self._options)
         self._board.add(record)
 
@@ -266,10 +269,13 @@ class Logger:
 class Board:
     """What TensorBoard shows of a run: an event file, in the run's folder, for each start of it.
 
-    With a `purge_step`, TensorBoard drops what earlier files have from that step on.
+    With a `purge_step`, TensorBoard drops what earlier files have from that step on; `kept` are the
+    records that they have of before.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, purge_step: int | None = None, kept: Iterable[Record] = ()
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes 0.2 s
 
         # TensorBoard reads event files in the order of their names, which begin with the second
@@ -281,7 +287,9 @@ class Board:
         )
         self.first_step = purge_step or 0
         self.names: dict[str, list[str]] = {}  # of the numbers that each split has
-        self.has_layout = False
+        for record in kept:
+            self.note(record)
+        self.has_layout = self.has_names
 
     def describe(self, text: str, options: Mapping[str, Any]) -> None:
         """Show the config: as text, and as the run's row in the table of runs (HParams)."""
@@ -296,28 +304,29 @@ class Board:
         _, start, _ = summary.hparams(cells, {})  # type: ignore[no-untyped-call]
         self.writer.file_writer.add_summary(start, self.first_step)
 
-    def add(self, record: Record) -> None:
-        """Draw the numbers of a record, under tags such as `loss/val`.
+    @property
+    def has_names(self) -> bool:
+        """Whether the names of what there is to draw are known."""
+        return {"train", "val"} <= self.names.keys()
 
-        Of records before the purge step, which earlier files have, only the names are noted.
-        """
+    def note(self, record: Record) -> None:
+        """Note the names of the numbers in a record."""
+        names = self.names.setdefault(record["split"], [])
+        names += [name for name in record if name not in names and _tag(name, record["split"])]
+
+    def add(self, record: Record) -> None:
+        """Draw the numbers of a record, under tags such as `loss/val`."""
+        self.note(record)
         step = record["step"]
-        split = record["split"]
-        is_new = step >= self.first_step
-        names = self.names.setdefault(split, [])
         for name, value in record.items():
-            tag = _tag(name, split)
-            if tag and name not in names:
-                names.append(name)
-            if tag and is_new:
+            tag = _tag(name, record["split"])
+            if tag:
                 number = math.nan if value is None else value
                 self.writer.add_scalar(tag, number, step)
-        has_names = {"train", "val"} <= self.names.keys()
-        if has_names and not self.has_layout:
+        if self.has_names and not self.has_layout:
             self.has_layout = True
             # It has the step of its record, so that it is purged and written again with it.
-            if is_new:
-                self.add_layout(step)
+            self.add_layout(step)
 
     def add_layout(self, step: int) -> None:
         """Put the splits of one quantity into one chart (Custom Scalars)."""
