@@ -299,9 +299,11 @@ def scalars(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(step, value) pairs by tag: those of the log, and those that TensorBoard shows."""
     log: dict[str, Any] = {}
     for line in read_log(run):
-        for key in line.keys() - {"step", "epoch", "split", "time"}:
+        for key in line.keys() - {"step", "epoch", "split", "time", "lr"}:
             pair = line["step"], number(line[key])
             log.setdefault(f"{key}/{line['split']}", []).append(pair)
+        if line["split"] == "train":  # in the other lines it is the same
+            log.setdefault("lr", []).append((line["step"], float(numpy.float32(line["lr"]))))
     module: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     events = module.EventAccumulator(str(run), {"scalars": 0}).Reload()
     tags = events.Tags()["scalars"]

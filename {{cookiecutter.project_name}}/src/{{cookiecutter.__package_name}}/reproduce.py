@@ -15,7 +15,7 @@ from .train import PACKAGE, Run, load_config
 
 ABOUT_THE_CALL = {"began", "command", "config", "git_commit", "git_dirty"}
 """what a manifest holds that no bit of a run depends on"""
-ABOUT_TIME = {"resumes", "step", "overrides", "replaced", "time", "rate"}
+ABOUT_TIME = {"resumes", "step", "overrides", "replaced", "time", "rate", "memory"}
 """what depends on when a run was stopped and continued, and on the clock"""
 INPUTS = ("data", "source", "parent_digest")
 """what must be unchanged, unless `force` is given"""

@@ -11,6 +11,7 @@ import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from .data import DataConfig
 from .engine import checkpoint, config, distributed, record, sharding
 from .engine.loader import Loader, LoaderConfig
-from .engine.logger import Logger, SilentLogger, null_if_not_finite
+from .engine.logger import Logger, LoggerConfig, SilentLogger, null_if_not_finite
 from .engine.measure import MetricGroup
 from .engine.optim import (
     OptimConfig,
@@ -32,6 +33,7 @@ from .engine.optim import (
 from .engine.record import Facts
 from .engine.share import Share
 from .engine.trainer import (
+    Output,
     SetupError,
     Stopped,
     Trainer,
@@ -42,6 +44,7 @@ from .model import ModelConfig
 from .task import Task
 
 PACKAGE = Path(__file__).parent
+PAGE_SAMPLES = 1000  # that the task's page in TensorBoard is made of
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -97,7 +101,7 @@ class Run:
         self.task = Task(settings.data, settings.model, root)
         self.loaders = self.build_loaders()
         self.settings = self.settle_micro_batches()
-        self.logger: Any = Logger() if self.is_main else SilentLogger()
+        self.logger: Any = Logger(settings.logger) if self.is_main else SilentLogger()
         self.build_model()
         self.build_trainer()
         self.parts: Facts = {
@@ -283,6 +287,10 @@ class Run:
         """Log to a run folder, which no other process may be writing to."""
         self.folder = folder
         self.logger.open(folder)
+        options = config.flat(self.settings)
+        self.logger.describe(config.dump(self.settings), options)
+        if self.is_main and self.task.tracker:
+            self.logger.send_to(self.task.tracker(folder, options))
 
     def save(self, name: str) -> None:
         """Save a checkpoint, "last" or "best". All processes call this, the first one writes."""
@@ -359,8 +367,41 @@ class Run:
         if "test" in self.loaders:
             values = self.trainer.evaluate(self.loaders["test"])
             numbers = self.trainer.write({**at, "split": "test"}, values)
+        if self.is_main and self.settings.logger.tensorboard:
+            self.show_page(at["step"])
+            self.logger.finish(self.trainer.step)
         self.report()
         return null_if_not_finite(numbers)
+
+    def show_page(self, step: int) -> None:
+        """Show in TensorBoard what the task says of the weights of this step, if it does."""
+        if self.task.page is None or self.settings.sharding:  # whose weights no process has whole
+            return
+        split = "test" if "test" in self.loaders else "val"
+        limit = min(self.settings.loader.limit or PAGE_SAMPLES, PAGE_SAMPLES)
+        options = replace(self.settings.loader, limit=limit, num_workers=0)
+        dataset = self.loaders[split].dataset
+        loader = Loader(dataset, options, collate=self.task.collate)
+        try:
+            output = self.output_of(loader)
+            page = self.task.page(split, loader.indices.tolist(), output)
+            self.logger.show(step, {f"{split}/{name}": part for name, part in page.items()})
+        except Exception as error:  # the run has all its results
+            self.logger.info(f"warning: no page in TensorBoard: {type(error).__name__}: {error}")
+
+    @torch.no_grad()
+    def output_of(self, loader: Any) -> Output:
+        """What `forward` makes of all samples of a loader, as one batch on the CPU."""
+        self.model.eval()
+        count = self.share.count
+        outputs = []
+        for step in loader.steps_of_epoch(shards=count, mine=range(count)):
+            for micro_batch in filter(attrgetter("size"), step.micro_batches):
+                output = self.trainer.forward_batch(micro_batch, self.model)
+                parts = (output.losses, output.preds, output.target)
+                outputs.append([part.cpu() for part in parts])
+        losses, preds, target = map(torch.cat, zip(*outputs, strict=True))
+        return Output(losses, preds, target)
 
     def load_best(self) -> None:
         """Load the best weights in all processes."""

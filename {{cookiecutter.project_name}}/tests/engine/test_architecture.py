@@ -267,6 +267,13 @@ def test_logger_alone(alone: Alone, tmp_path: Path) -> None:
     mine.close()
 
 
+def test_figures_alone(alone: Alone) -> None:
+    figures = alone("figures")
+    picture = figures.scatter(torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.5]), "price")
+    assert picture.shape[0] == 3
+    assert figures.matrix(torch.eye(2), ["no", "yes"]).dtype == torch.uint8
+
+
 def test_record_alone(alone: Alone, tmp_path: Path) -> None:
     record = alone("record")
     folder = record.create_run(tmp_path / "runs", "alone")

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
+)
+from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams.metadata import (  # type: ignore[import-untyped]
+    SESSION_END_INFO_TAG,
+    SESSION_START_INFO_TAG,
+    parse_session_start_info_plugin_data,
 )
 
 from {{ cookiecutter.__package_name }}.engine.logger import (
@@ -207,6 +215,195 @@ def test_a_log_with_something_else_in_it_is_refused_with_its_line(
         logger.load_state_dict(state)
 
 
+def tensors(folder: Path, tag: str) -> list[tuple[int, bytes]]:
+    """The steps and contents that TensorBoard's server has of a tag.
+
+    There, what comes later replaces what has the same or a later step.
+    """
+    events = EventAccumulator(str(folder), {"tensors": 0})
+    events.Reload()
+    found: list[tuple[int, bytes]] = []
+    for event in events.Tensors(tag):
+        found = [pair for pair in found if pair[0] < event.step]
+        found.append((event.step, event.tensor_proto.string_val[0]))
+    return found
+
+
+def texts(folder: Path, tag: str) -> list[tuple[int, str]]:
+    """The steps and texts that TensorBoard shows under a tag."""
+    return [(step, content.decode()) for step, content in tensors(folder, tag)]
+
+
+def layouts(folder: Path) -> list[tuple[int, dict[str, dict[str, list[str]]]]]:
+    """The steps of the layouts that TensorBoard has, with the patterns of each chart."""
+    found = []
+    for step, content in tensors(folder, "custom_scalars__config__"):
+        layout = layout_pb2.Layout.FromString(content)
+        charts = {
+            category.title: {chart.title: list(chart.multiline.tag) for chart in category.chart}
+            for category in layout.category
+        }
+        found.append((step, charts))
+    return found
+
+
+def options_of(folder: Path) -> tuple[dict[str, Any], bool]:
+    """The options in TensorBoard's table of runs, and whether the run is finished."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    content = events.PluginTagToContent("hparams")
+    start = parse_session_start_info_plugin_data(content[SESSION_START_INFO_TAG])
+    options = {}
+    for name, value in start.hparams.items():
+        options[name] = value.number_value or value.string_value
+    return options, SESSION_END_INFO_TAG in content
+
+
+TEXT = "lr: 0.5\ntags: [a, b]\n"
+OPTIONS = {"lr": 0.5, "model.tags": ["a", "b"], "is_new": True, "x": "y"}
+
+
+def test_one_chart_has_all_splits_of_a_quantity(tmp_path: Path, logger: Logger) -> None:
+    logger.log(record(1, loss=1.0, rate=5.0))
+    logger.log(record(2, loss=1.0, rate=5.0))
+    logger.log(record(2, "val", loss=1.0, f1=0.5))
+    logger.log(record(3, "val", loss=1.0, f1=0.5))
+    logger.close()
+    shared = {"loss": [r"loss(/|$)"], "f1": [r"f1(/|$)"]}
+    alone = {"learning rate": [r"lr(/|$)"], "samples a second": [r"rate(/|$)"]}
+    assert layouts(tmp_path) == [(2, {"train, val and test": shared, "training": alone})]
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"]
+    for pattern, matches in [("loss(/|$)", {"loss/train", "loss/val"}), ("lr(/|$)", {"lr"})]:
+        assert {tag for tag in tags if re.match(pattern, tag)} == matches
+    assert [step for step, _ in scalars(tmp_path, "lr")] == [1, 2]
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_the_config_is_shown_as_text_and_as_a_row_of_the_table_of_runs(
+    tmp_path: Path, logger: Logger
+) -> None:
+    logger.describe(TEXT, OPTIONS)
+    logger.log(record(1, loss=1.0))
+    logger.state_dict()
+    assert texts(tmp_path, "config/text_summary") == [(0, "    lr: 0.5\n    tags: [a, b]")]
+    options = {"lr": 0.5, "model.tags": '["a", "b"]', "is_new": "true", "x": "y"}
+    assert options_of(tmp_path) == (options, False)
+    logger.finish(1)
+    logger.close()
+    assert options_of(tmp_path) == (options, True)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_page_is_texts_and_pictures(tmp_path: Path, logger: Logger) -> None:
+    logger.log(record(1, loss=1.0))
+    picture = torch.full((3, 4, 5), 7, dtype=torch.uint8)
+    logger.show(1, {"test/words": "**bold**", "test/picture": picture})
+    logger.close()
+    assert texts(tmp_path, "test/words/text_summary") == [(1, "**bold**")]
+    (event,) = EventAccumulator(str(tmp_path)).Reload().Images("test/picture")
+    assert (event.step, event.width, event.height) == (1, 5, 4)
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 4])
+def test_a_log_that_continues_is_shown_with_one_layout_its_config_and_one_page(
+    tmp_path: Path, at: int
+) -> None:
+    """It was stopped after so many lines, and twice, the second time with another config."""
+    records = [
+        record(1, loss=1.0),
+        record(2, loss=0.5),
+        record(2, "val", loss=2.0),
+        record(4, loss=0.25),
+        record(4, "val", loss=1.0),
+        record(2, "test", loss=3.0),
+    ]
+    state = {"bytes": 0, "seconds": 0.0}
+    for attempt in range(3):
+        logger = Logger()
+        logger.open(tmp_path)
+        logger.describe(f"attempt: {attempt}", {"attempt": 1})
+        if attempt:
+            logger.load_state_dict(state)
+        for number, line in enumerate(records):
+            if attempt and number < at:
+                continue
+            if number == at and not attempt:
+                state = logger.state_dict()
+            logger.log(line)
+        logger.show(2, {"page": f"attempt {attempt}"})
+        logger.finish(4)
+        logger.close()
+    assert len(layouts(tmp_path)) == 1
+    assert layouts(tmp_path)[0][0] == 2
+    shown = texts(tmp_path, "config/text_summary")
+    first = [] if at == 0 else [(0, "    attempt: 0")]
+    resumed = min([2, *[line["step"] for line in records[:at][-1:]]]) if at else 0
+    assert shown == [*first, (resumed, "    attempt: 2")]
+    assert texts(tmp_path, "page/text_summary") == [(2, "attempt 2")]
+    assert options_of(tmp_path) == ({"attempt": 1.0}, True)
+
+
+def test_without_tensorboard_nothing_of_it_is_written(tmp_path: Path) -> None:
+    program = f"import sys; sys.path[:] = {sys.path!r}\n"
+    program += f"from pathlib import Path\nfrom {Logger.__module__} import Logger, LoggerConfig\n"
+    program += "logger = Logger(LoggerConfig(tensorboard=False))\n"
+    program += f"logger.open(Path({str(tmp_path)!r}))\n"
+    program += "for split in ('train', 'val'):\n"
+    program += "    logger.log({'step': 1, 'epoch': 1, 'split': split, 'loss': 1.0})\n"
+    program += "logger.load_state_dict(logger.state_dict())\n"
+    program += "logger.show(1, {'page': 'text'}); logger.finish(1); logger.close()\n"
+    program += "assert 'tensorboard' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_on_cuda_lines_of_training_have_the_most_memory_that_was_used(
+    logger: Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "memory" not in logger.log(record(1))
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 1_234_567_890)
+    assert logger.log(record(2))["memory"] == 1.235
+    assert "memory" not in logger.log(record(2, "val"))
+
+
+def test_a_tracker_gets_each_line_and_those_of_before_when_the_log_continues(
+    tmp_path: Path, logger: Logger
+) -> None:
+    sent: list[dict[str, Any]] = []
+    logger.send_to(sent.append)
+    logger.log(record(1, loss=1.0))
+    state = logger.state_dict()
+    logger.log(record(2, loss=math.nan))
+    assert sent == lines(tmp_path)
+    assert sent[1]["loss"] is None
+    sent.clear()
+    logger.load_state_dict(state)
+    logger.log(record(2, loss=2.0))
+    assert sent == lines(tmp_path)
+    assert [line["loss"] for line in sent] == [1.0, 2.0]
+
+
+def test_a_tracker_that_fails_ends_no_run(
+    tmp_path: Path, logger: Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[int] = []
+
+    def fail(line: dict[str, Any]) -> None:
+        calls.append(line["step"])
+        raise ConnectionError("no route")
+
+    logger.send_to(fail)
+    for step in (1, 2):
+        logger.log(record(step, loss=1.0))
+    assert calls == [1]
+    assert len(lines(tmp_path)) == 2
+    assert capsys.readouterr().err == (
+        "warning: tracker: ConnectionError: no route: nothing more is sent until the run is "
+        "resumed\n"
+    )
+
+
 def test_off_a_terminal_there_is_no_bar_and_few_lines(
     logger: Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,7 +490,8 @@ def test_a_full_disk_is_an_error_of_one_line_and_the_log_can_be_closed_and_conti
     logger.log(record(1, loss=1.0))
     state = logger.state_dict()
     with monkeypatch.context() as patch:
-        patch.setattr(logger, "_writer", type("Full", (), {"add_scalar": full, "close": full})())
+        full_disk = type("Full", (), {"add_scalar": full, "close": full})()
+        patch.setattr(logger._board, "writer", full_disk)
         with pytest.raises(LogWriteError, match=r"metrics\.jsonl: cannot be written: .*No space"):
             logger.log(record(2, loss=2.0))
         logger.close()

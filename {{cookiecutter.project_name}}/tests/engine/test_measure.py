@@ -72,7 +72,7 @@ def test_a_metric_is_moved_to_the_device() -> None:
 
 
 def test_a_name_that_the_log_uses_is_refused() -> None:
-    for name in ("loss", "step", "lr"):
+    for name in ("loss", "step", "lr", "memory"):
         with pytest.raises(MetricError, match=rf"the names \['{name}'\] are taken; use others"):
             MetricGroup({name: Fixed()}, CPU)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy
 import pytest
+import tiny
 import torch
 from conftest import Command, assert_equal, assert_same_run, read_log
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
@@ -743,3 +744,124 @@ def test_the_variables_of_a_scheduler_alone_make_no_processes(
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert record.read(train() / "manifest.json")["processes"] == 1
+
+
+class PageTask(TinyTask):
+    """It shows of how many samples, of which split, it could show something."""
+
+    sizes = {"train": 60, "val": 30, "test": 1500}  # noqa: RUF012
+    calls: list[Any] = []  # noqa: RUF012
+
+    def page(self, split: str, rows: list[int], output: Output) -> dict[str, Any]:
+        self.calls.append((split, rows, output))
+        torch.rand(1)
+        return {"words": f"{len(rows)} of {split}"}
+
+
+class PageOfValTask(PageTask):
+    sizes = {"train": 60, "val": 30}  # noqa: RUF012
+
+
+class BrokenPageTask(PageTask):
+    def page(self, split: str, rows: list[int], output: Output) -> dict[str, Any]:
+        raise ZeroDivisionError("nothing to show")
+
+
+def words_of(run: Path) -> list[tuple[int, bytes]]:
+    """The steps and texts of the page."""
+    events = EventAccumulator(str(run)).Reload()
+    (tag,) = [tag for tag in events.Tags()["tensors"] if "words" in tag]
+    return [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
+
+
+def test_the_task_shows_a_page_of_the_best_weights_on_at_most_1000_samples_of_test(
+    train: Train, monkeypatch: Patch
+) -> None:
+    tiny.install(monkeypatch.setattr, PageTask)
+    monkeypatch.setattr(PageTask, "calls", [])
+    run = train(*OVERSHOOTS, "trainer.micro_batches=4")
+    ((split, rows, output),) = PageTask.calls
+    assert (split, len(rows), len(set(rows))) == ("test", 1000, 1000)
+    assert words_of(run) == [(result(run)["best"]["step"], b"1000 of test")]
+    # It is what the best weights make of these samples.
+    loaded = Run(load_config(run / "config.yaml"), Path.cwd())
+    state = checkpoint.load(run / "checkpoints" / "best.pt")
+    loaded.model.load_state_dict(state["model_state_dict"])
+    inputs, target = loaded.loaders["test"].dataset[rows]
+    with torch.no_grad():
+        expected = loaded.model.eval()(inputs)
+    assert torch.allclose(output.preds, expected, atol=1e-6)
+    assert torch.equal(output.target, target)
+    assert output.losses.shape == (1000,)
+
+
+def test_without_a_test_split_the_page_is_of_val(train: Train, monkeypatch: Patch) -> None:
+    tiny.install(monkeypatch.setattr, PageOfValTask)
+    monkeypatch.setattr(PageTask, "calls", [])
+    run = train("loader.limit=20")
+    ((split, rows, _),) = PageTask.calls
+    assert (split, len(rows)) == ("val", 20)
+    assert words_of(run) == [(result(run)["best"]["step"], b"20 of val")]
+
+
+@pytest.mark.parametrize("task", [PageTask, BrokenPageTask])
+def test_a_page_changes_nothing_of_a_run_and_an_error_in_it_is_a_warning(
+    train: Train, command: Command, empty_config: Path, monkeypatch: Patch, task: Any
+) -> None:
+    monkeypatch.setattr(TinyTask, "sizes", PageTask.sizes)
+    plain = train()
+    tiny.install(monkeypatch.setattr, task)
+    code, out, err = command("train", str(empty_config), "output_dir={tmp}/runs")
+    assert code == 0
+    assert_same_run(plain, Path(out.strip()))
+    warning = "warning: no page in TensorBoard: ZeroDivisionError: nothing to show\n"
+    assert (warning in err) is (task is BrokenPageTask)
+    events = EventAccumulator(out.strip()).Reload()
+    assert "_hparams_/session_end_info" in events.PluginTagToContent("hparams")
+
+
+def test_without_tensorboard_there_is_no_page_and_no_event_file(
+    train: Train, monkeypatch: Patch
+) -> None:
+    tiny.install(monkeypatch.setattr, PageTask)
+    monkeypatch.setattr(PageTask, "calls", [])
+    run = train("logger.tensorboard=false")
+    assert PageTask.calls == []
+    assert not list(run.glob("events*"))
+
+
+def test_tensorboard_has_the_config_and_the_options_of_a_run(train: Train) -> None:
+    run = train("trainer.max_steps=3")
+    events = EventAccumulator(str(run)).Reload()
+    ((step, text),) = [
+        (event.step, event.tensor_proto.string_val[0].decode())
+        for event in events.Tensors("config/text_summary")
+    ]
+    lines = (run / "config.yaml").read_text(encoding="utf-8").splitlines()
+    assert (step, text.splitlines()) == (0, [f"    {line}" for line in lines])
+    start = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    assert b"trainer.max_steps" in start
+
+
+class TrackedTask(TinyTask):
+    """It notes what a tracker would get."""
+
+    sent: list[Any] = []  # noqa: RUF012
+
+    def tracker(self, folder: Path, options: dict[str, Any]) -> Any:
+        self.sent.append((folder, options["trainer.epochs"]))
+        return self.sent.append
+
+
+def test_a_tracker_gets_the_folder_the_options_and_each_line(
+    train: Train, command: Command, monkeypatch: Patch
+) -> None:
+    tiny.install(monkeypatch.setattr, TrackedTask)
+    monkeypatch.setattr(TrackedTask, "sent", [])
+    run = train("optim.scheduler=constant")
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
+    assert TrackedTask.sent == [(run, 2), *log]
+    TrackedTask.sent.clear()
+    assert command("train", "--resume", str(run), "trainer.epochs=3")[0] == 0
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
+    assert TrackedTask.sent == [(run, 3), *log]

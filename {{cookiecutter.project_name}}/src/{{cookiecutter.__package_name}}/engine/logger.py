@@ -15,10 +15,12 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -27,12 +29,29 @@ from tqdm import tqdm
 NOT_SCALARS = ("step", "epoch", "split", "time")
 SECONDS_BETWEEN_LINES = 10  # of the train split, where no progress bar can be shown
 SECONDS_BETWEEN_FLUSHES = 10  # of TensorBoard's file, which a checkpoint flushes too
+TITLES = {
+    "lr": "learning rate",
+    "rate": "samples a second",
+    "grad_norm": "gradient norm",
+    "memory": "peak memory of the GPU, GB",
+}
+"""what TensorBoard's charts of these names are called; others are called by the name"""
 
 Item = TypeVar("Item")
 Record = dict[str, Any]
 """One line of the log: `step`, `epoch`, `split`, and numbers by their names."""
 State = dict[str, Any]
 """What a checkpoint notes of the log: its length in bytes, and the seconds so far."""
+Tracker = Callable[[Record], object]
+"""Gets each line of the log."""
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Options of the log."""
+
+    tensorboard: bool = True
+    """write event files for TensorBoard"""
 
 
 class LogError(ValueError):
@@ -54,10 +73,15 @@ class Logger:
     checkpoint was taken: what was logged after it is removed from both files.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: LoggerConfig | None = None) -> None:
+        self.config = config or LoggerConfig()
         self._file: BinaryIO | None = None
-        self._writer: Any = None  # TensorBoard's SummaryWriter, made when it is first needed
+        self._board: Board | None = None  # made when something is first shown
         self._purge_step: int | None = None
+        self._kept: list[Record] = []  # of before the purge step
+        self._text = ""
+        self._options: Mapping[str, Any] = {}
+        self._tracker: Tracker | None = None
         self._bar: tqdm[Any] | None = None
         self._started = time.monotonic()
         self._shown = time.monotonic()
@@ -75,10 +99,22 @@ class Logger:
         _lock(file, folder)
         self._file = file
 
+    def describe(self, text: str, options: Mapping[str, Any]) -> None:
+        """Take the config of the run, as text and as options by name, for TensorBoard to show."""
+        self._text = text
+        self._options = options
+
+    def send_to(self, tracker: Tracker | None) -> None:
+        """Call `tracker` with each line as it is written, and first with those of before a resume.
+
+        An error in it is a warning, and ends the sending, not the run.
+        """
+        self._tracker = tracker
+
     def close(self) -> None:
         """Close both files. A logger that is not open stays as it is."""
         self._bar = None  # it holds the loader, and so the loader's workers
-        self._close_writer()
+        self._close_board()
         if self._file is not None:
             with suppress(OSError):  # each line is flushed: there is nothing left to be lost
                 self._file.close()
@@ -87,10 +123,13 @@ class Logger:
         """Write one record, and return it as it is in `metrics.jsonl`.
 
         A record has `step`, `epoch`, `split` and numbers under any other names. `time`, the
-        seconds since the run began, is added. Numbers that are not finite become null.
+        seconds since the run began, is added, and to records of training on CUDA `memory`, the
+        most memory that was in use, in GB. Numbers that are not finite become null.
 
         Raises LogWriteError if it cannot be written.
         """
+        if record["split"] == "train":
+            record = {**record, **_memory()}
         record = {**record, "time": round(self.seconds, 3)}
         line: Record = null_if_not_finite(record)
         file = self._open_file()
@@ -100,8 +139,19 @@ class Logger:
             self._write_scalars(line)
         except OSError as error:
             raise LogWriteError(f"{file.name}: cannot be written: {error}") from error
+        self._send(line)
         self._show(record)
         return line
+
+    def show(self, step: int, page: Mapping[str, Any]) -> None:
+        """Show texts in Markdown and pictures (3, height, width) of uint8 in TensorBoard."""
+        if self._board is not None:
+            self._board.show(step, page)
+
+    def finish(self, step: int) -> None:
+        """Let TensorBoard's table of runs say that this one is finished."""
+        if self._board is not None:
+            self._board.finish(step)
 
     def track(self, steps: Iterable[Item], epoch: int, start: int, total: int) -> Iterable[Item]:
         """Return the steps of an epoch, with a progress bar if stderr is a terminal.
@@ -128,8 +178,8 @@ class Logger:
         file = self._open_file()
         try:
             os.fsync(file.fileno())
-            if self._writer is not None:
-                self._writer.flush()
+            if self._board is not None:
+                self._board.writer.flush()
         except OSError as error:
             raise LogWriteError(f"{file.name}: cannot be written: {error}") from error
         size = file.seek(0, os.SEEK_END)
@@ -161,11 +211,13 @@ class Logger:
                 steps.append(int(json.loads(line)["step"]))
         file.truncate(length)
         self._started = time.monotonic() - state["seconds"]
-        self._close_writer()
+        self._close_board()
         self._purge_step = min(steps)
+        self._kept = [record for record in kept if record["step"] < self._purge_step]
         for record in kept:
             if record["step"] >= self._purge_step:
                 self._write_scalars(record)
+            self._send(record)
 
     @property
     def seconds(self) -> float:
@@ -177,29 +229,32 @@ class Logger:
             raise LogError("the log is not open: call open(folder) first")
         return self._file
 
-    def _close_writer(self) -> None:
-        if self._writer is not None:
+    def _close_board(self) -> None:
+        if self._board is not None:
             with suppress(OSError):
-                self._writer.close()
-        self._writer = None
+                self._board.writer.close()
+        self._board = None
 
     def _write_scalars(self, record: Record) -> None:
-        """Add the numbers of a record to TensorBoard, under tags such as `loss/val`."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # takes 0.2 s
-
+        """Add the numbers of a record to TensorBoard."""
+        if not self.config.tensorboard:
+            return
+        if self._board is None:
             folder = Path(self._open_file().name).parent
-            # TensorBoard reads event files in the order of their names, which begin with the second
-            # in which they were made. Two of the same second could be read in the wrong order.
-            while any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
-                time.sleep(0.05)
-            self._writer = SummaryWriter(
-                str(folder), purge_step=self._purge_step, flush_secs=SECONDS_BETWEEN_FLUSHES
-            )
-        for name, value in record.items():
-            if name not in NOT_SCALARS:
-                number = math.nan if value is None else value
-                self._writer.add_scalar(f"{name}/{record['split']}", number, record["step"])
+            self._board = Board(folder, self._purge_step, self._kept)
+            self._board.describe(self._text, self._options)
+        self._board.add(record)
+
+    def _send(self, line: Record) -> None:
+        """Give a line to the tracker, if there is one."""
+        if self._tracker is None:
+            return
+        try:
+            self._tracker(line)
+        except Exception as error:  # the run is worth more than what is shown of it
+            self._tracker = None
+            reason = f"{type(error).__name__}: {error}"
+            self.info(f"warning: tracker: {reason}: nothing more is sent until the run is resumed")
 
     def _show(self, record: Record) -> None:
         """Show a record of training in the progress bar or now and then, any other as a line."""
@@ -216,10 +271,107 @@ class Logger:
             self.info(f"{where}  {numbers}")
 
 
+class Board:
+    """What TensorBoard shows of a run: an event file, in the run's folder, for each start of it.
+
+    With a `purge_step`, TensorBoard drops what earlier files have from that step on; `kept` are the
+    records that they have of before.
+    """
+
+    def __init__(
+        self, folder: Path, purge_step: int | None = None, kept: Iterable[Record] = ()
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes 0.2 s
+
+        # TensorBoard reads event files in the order of their names, which begin with the second
+        # in which they were made. Two of the same second could be read in the wrong order.
+        while any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+            time.sleep(0.05)
+        self.writer: Any = SummaryWriter(
+            str(folder), purge_step=purge_step, flush_secs=SECONDS_BETWEEN_FLUSHES
+        )
+        self.first_step = purge_step or 0
+        self.names: dict[str, list[str]] = {}  # of the numbers that each split has
+        for record in kept:
+            self.note(record)
+        self.has_layout = self.has_names
+
+    def describe(self, text: str, options: Mapping[str, Any]) -> None:
+        """Show the config: as text, and as the run's row in the table of runs (HParams)."""
+        from torch.utils.tensorboard import summary
+
+        block = "\n".join("    " + line for line in text.splitlines())
+        self.writer.add_text("config", block, self.first_step)
+        cells = {name: _cell(value) for name, value in options.items()}
+        # The first summary says which columns there are, for all runs as TensorBoard reads it.
+        # Without it, TensorBoard takes those of each run together, which is right after an option
+        # was added; all scalars are then columns too.
+        _, start, _ = summary.hparams(cells, {})  # type: ignore[no-untyped-call]
+        self.writer.file_writer.add_summary(start, self.first_step)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the names of what there is to draw are known."""
+        return {"train", "val"} <= self.names.keys()
+
+    def note(self, record: Record) -> None:
+        """Note the names of the numbers in a record."""
+        names = self.names.setdefault(record["split"], [])
+        names += [name for name in record if name not in names and _tag(name, record["split"])]
+
+    def add(self, record: Record) -> None:
+        """Draw the numbers of a record, under tags such as `loss/val`."""
+        self.note(record)
+        step = record["step"]
+        for name, value in record.items():
+            tag = _tag(name, record["split"])
+            if tag:
+                number = math.nan if value is None else value
+                self.writer.add_scalar(tag, number, step)
+        if self.has_names and not self.has_layout:
+            self.has_layout = True
+            # It has the step of its record, so that it is purged and written again with it.
+            self.add_layout(step)
+
+    def add_layout(self, step: int) -> None:
+        """Put the splits of one quantity into one chart (Custom Scalars)."""
+        from torch.utils.tensorboard import summary
+
+        shared = self.names["val"]
+        alone = [name for name in self.names["train"] if name not in shared]
+        layout = {
+            "train, val and test": {_title(name): _chart(name) for name in shared},
+            "training": {_title(name): _chart(name) for name in alone},
+        }
+        charts = summary.custom_scalars(layout)  # type: ignore[no-untyped-call]
+        self.writer.file_writer.add_summary(charts, step)
+
+    def show(self, step: int, page: Mapping[str, Any]) -> None:
+        """Show texts in Markdown and pictures (3, height, width) of uint8, by their names."""
+        for name, part in page.items():
+            if isinstance(part, str):
+                self.writer.add_text(name, part, step)
+            else:
+                self.writer.add_image(name, part, step)
+
+    def finish(self, step: int) -> None:
+        """Let the table of runs say that this one is finished."""
+        from torch.utils.tensorboard import summary
+
+        *_, end = summary.hparams({}, {})  # type: ignore[no-untyped-call]
+        self.writer.file_writer.add_summary(end, step)
+
+
 class SilentLogger:
     """A logger that writes and prints nothing: for all processes but the first."""
 
     def open(self, folder: Path) -> None:
+        """Do nothing."""
+
+    def describe(self, text: str, options: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def send_to(self, tracker: Tracker | None) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -232,6 +384,12 @@ class SilentLogger:
     def track(self, steps: Iterable[Item], epoch: int, start: int, total: int) -> Iterable[Item]:
         """Return the steps."""
         return steps
+
+    def show(self, step: int, page: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def finish(self, step: int) -> None:
+        """Do nothing."""
 
     def info(self, text: str) -> None:
         """Do nothing."""
@@ -266,6 +424,39 @@ def _lock(file: BinaryIO, folder: Path) -> None:
             raise LogError(f"{folder}: another process is writing to this run") from None
         reason = f"this file system has no locks ({error.strerror})"
         Logger.info(f"warning: {folder}: {reason}: do not resume this run twice at the same time")
+
+
+def _memory() -> dict[str, float]:
+    """The most memory that tensors took on the GPU since the start, in GB; nothing without CUDA."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"memory": round(torch.cuda.max_memory_allocated() / 1e9, 3)}
+
+
+def _tag(name: str, split: str) -> str:
+    """The tag of a number in TensorBoard; empty for what is not drawn."""
+    if name in NOT_SCALARS:
+        return ""
+    if name == "lr":  # it is the same in all splits
+        return name if split == "train" else ""
+    return f"{name}/{split}"
+
+
+def _title(name: str) -> str:
+    """The title of a chart."""
+    return TITLES.get(name, name)
+
+
+def _chart(name: str) -> list[Any]:
+    """A chart of a number in all splits that have it: each tag that its pattern matches."""
+    return ["Multiline", [f"{re.escape(name)}(/|$)"]]
+
+
+def _cell(value: Any) -> Any:
+    """The value of an option as a table of TensorBoard can show it: a number or a text."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number or isinstance(value, str) else json.dumps(value)
 
 
 def _parse(content: bytes, path: str) -> list[Record]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-TAKEN = {"loss", "step", "epoch", "split", "lr", "rate", "time"}
+TAKEN = {"loss", "step", "epoch", "split", "lr", "rate", "memory", "time"}
 """names that a line of the log has already"""
 
 

@@ -42,6 +42,14 @@ class TaskDefaults:
     each sample"""
     trainer: Any = None
     """a subclass of Trainer, which overrides `update`, say; None: Trainer itself"""
+    page: Any = None
+    """a method that says what TensorBoard shows at the end of a run, by name: texts in Markdown and
+    pictures (3, height, width) of uint8. It gets the name of the test split (val if there is none),
+    the indices of up to 1,000 of its samples, and the `Output` of the best weights for them, as one
+    batch on the CPU; an error in it is a warning. None: nothing"""
+    tracker: Any = None
+    """a method that gets the run folder and the options by name, and returns a function that the
+    first process calls with each line of the log, a dict: see docs/trackers.md. None: nothing"""
 
     def __init__(self, data: Any, model: Any, root: Path) -> None:
         self.data = data
