@@ -167,7 +167,7 @@ def is_locked(log: Any) -> bool:
     question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     with suppress(OSError):
         answer = fcntl.fcntl(log, fcntl.F_GETLK, question)
-        return struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK
+        return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
     return False
 
 

@@ -371,7 +371,7 @@ class Run:
             self.show_page(at["step"])
             self.logger.finish(self.trainer.step)
         self.report()
-        return null_if_not_finite(numbers)
+        return dict(null_if_not_finite(numbers))
 
     def show_page(self, step: int) -> None:
         """Show in TensorBoard what the task says of the weights of this step, if it does."""
