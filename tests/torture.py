@@ -41,7 +41,7 @@ CHOICES = """
     optim.scheduler=constant,cosine,linear,plateau optim.warmup=0,9 trainer.monitor=right,loss
     trainer.log_every=1,2 trainer.save_every=0,3,7 trainer.patience=0,0,0,1 optim.lr=0.01,0.1
     trainer.precision=fp32,fp32,bf16,fp16 trainer.eval_every=0,0,3,7 trainer.keep=1,1,2
-    optim.ema=0,0,0.9 trainer.max_minutes=0,0,0,0.02
+    optim.ema=0,0,0.9 trainer.max_minutes=0,0,0,0.02 data.folds=0,0,3
 """  # of 225 samples the last batch has one, and leaves nothing to the other micro-batches
 
 
