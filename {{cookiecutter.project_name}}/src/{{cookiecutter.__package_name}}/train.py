@@ -302,12 +302,12 @@ class Run:
             folder = self.folder / "checkpoints"
             checkpoint.save(folder / f"{name}.pt", states, keep_previous=name == "last")
             if name == "last":  # which has the ranking: after a kill, the next one removes the same
-                self.remove_all_but_best(folder)
+                self.remove_what_is_left(folder)
 
-    def remove_all_but_best(self, folder: Path) -> None:
-        """Remove checkpoints of evaluations that are no longer among the best."""
+    def remove_what_is_left(self, folder: Path) -> None:
+        """Remove checkpoints that are no longer among the best, and what a kill has left half."""
         kept = {f"best-{entry['step']}.pt" for entry in self.trainer.ranking}
-        for path in folder.glob("best-*.pt"):
+        for path in (*folder.glob("best-*.pt"), *folder.glob("*.tmp")):
             if path.name not in kept:
                 path.unlink()
 

@@ -442,6 +442,14 @@ def test_a_run_whose_time_was_up_is_not_trained_further_on_resume(
     assert (result["status"], result["steps"]) == ("finished", 3)
 
 
+def test_what_a_kill_has_left_half_is_removed(train: Train, command: Command) -> None:
+    run = train("optim.scheduler=constant", "trainer.epochs=1")
+    half = run / "checkpoints" / "best-3.pt.tmp"
+    half.touch()
+    assert command("train", "--resume", str(run), "trainer.epochs=2")[0] == 0
+    assert not half.exists()
+
+
 def test_the_minutes_before_a_resume_count(train: Train, command: Command) -> None:
     run = train("trainer.epochs=2", "trainer.max_minutes=60")
     path = run / "checkpoints" / "last.prev.pt"
