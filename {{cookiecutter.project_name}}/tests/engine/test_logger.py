@@ -304,18 +304,18 @@ def test_a_page_is_texts_and_pictures(tmp_path: Path, logger: Logger) -> None:
     assert (event.step, event.width, event.height) == (1, 5, 4)
 
 
-@pytest.mark.parametrize("at", [0, 1, 3, 4])
+@pytest.mark.parametrize(("at", "best"), [(0, 2), (1, 2), (3, 2), (3, 4), (4, 2), (4, 4)])
 def test_a_log_that_continues_is_shown_with_one_layout_its_config_and_one_page(
-    tmp_path: Path, at: int
+    tmp_path: Path, at: int, best: int
 ) -> None:
-    """It was stopped after so many lines, and twice, the second time with another config."""
+    """It was stopped twice after `at` lines, each time with another config."""
     records = [
         record(1, loss=1.0),
         record(2, loss=0.5),
         record(2, "val", loss=2.0),
         record(4, loss=0.25),
         record(4, "val", loss=1.0),
-        record(2, "test", loss=3.0),
+        record(best, "test", loss=3.0),
     ]
     state = {"bytes": 0, "seconds": 0.0}
     for attempt in range(3):
@@ -330,16 +330,16 @@ def test_a_log_that_continues_is_shown_with_one_layout_its_config_and_one_page(
             if number == at and not attempt:
                 state = logger.state_dict()
             logger.log(line)
-        logger.show(2, {"page": f"attempt {attempt}"})
+        logger.show(best, {"page": f"attempt {attempt}"})
         logger.finish(4)
         logger.close()
     assert len(layouts(tmp_path)) == 1
     assert layouts(tmp_path)[0][0] == 2
     shown = texts(tmp_path, "config/text_summary")
     first = [] if at == 0 else [(0, "    attempt: 0")]
-    resumed = min([2, *[line["step"] for line in records[:at][-1:]]]) if at else 0
+    resumed = min(best, records[at - 1]["step"]) if at else 0
     assert shown == [*first, (resumed, "    attempt: 2")]
-    assert texts(tmp_path, "page/text_summary") == [(2, "attempt 2")]
+    assert texts(tmp_path, "page/text_summary") == [(best, "attempt 2")]
     assert options_of(tmp_path) == ({"attempt": 1.0}, True)
 
 

@@ -19,8 +19,8 @@ FONT_SIZE = 15
 MARGIN = 10
 CELL = 40  # pixels of a cell of a matrix, if there are many
 PLOT = 400  # pixels of width and height of a plot, without its axes
-THUMBNAIL = 112  # pixels of a picture in a gallery
-COLUMNS = 4  # of a gallery
+THUMBNAIL = 96  # pixels of a picture in a gallery
+COLUMNS = 3  # of a gallery: TensorBoard shows pictures with a width of about 350 pixels
 MOST_NAMES = 20  # of a matrix
 MOST_MISTAKES = 12
 LONGEST_NAME = 14  # characters in a picture
@@ -68,6 +68,12 @@ class Canvas:
         """The width of a text in pixels."""
         width: float = self.font.getlength(text)
         return math.ceil(width) + 1
+
+    def cut(self, text: str, width: int) -> str:
+        """A text without the characters at its end that do not fit into a width in pixels."""
+        while self.width_of(text) > width:
+            text = text[:-1]
+        return text
 
     def to_tensor(self) -> Tensor:
         """The picture as a tensor (3, height, width) of uint8."""
@@ -165,21 +171,24 @@ def _draw_cell(canvas: Canvas, box: tuple[int, ...], count: int, share: float) -
 
 def gallery(images: Sequence[Any], found: Sequence[Mistake]) -> Tensor:
     """A picture of images of Pillow, each with what it is and what was predicted below it."""
-    width = THUMBNAIL + 4 * MARGIN
+    width = THUMBNAIL + 2 * MARGIN
     height = THUMBNAIL + 3 * FONT_SIZE + 3 * MARGIN
     rows = math.ceil(len(found) / COLUMNS)
     canvas = Canvas(COLUMNS * width, rows * height)
     for place, (image, mistake) in enumerate(zip(images, found, strict=True)):
-        x = place % COLUMNS * width + 2 * MARGIN
+        x = place % COLUMNS * width + MARGIN
         y = place // COLUMNS * height + MARGIN
         canvas.image.paste(_thumbnail(image), (x, y))
         canvas.draw.rectangle((x, y, x + THUMBNAIL, y + THUMBNAIL), outline=LINE)
+        lines = (
+            f"target {mistake.target}",
+            f"predicted {mistake.predicted}",
+            f"sure {mistake.probability:.1%}",
+        )
         y += THUMBNAIL + 6
-        canvas.text(x, y, f"target {_short(mistake.target)}", anchor="lt")
-        y += FONT_SIZE + 4
-        canvas.text(x, y, f"predicted {_short(mistake.predicted)}", anchor="lt")
-        y += FONT_SIZE + 4
-        canvas.text(x, y, f"sure {mistake.probability:.1%}", anchor="lt", color=GREY)
+        for line in lines:
+            canvas.text(x, y, canvas.cut(line, THUMBNAIL + MARGIN), anchor="lt")
+            y += FONT_SIZE + 4
     return canvas.to_tensor()
 
 
