@@ -27,7 +27,11 @@ demo: .venv/ready
 	python -m $(PACKAGE) predict $$run $(PREDICT_$(TASK))
 	@echo; echo "See it in TensorBoard:"; echo "    $(BIN)/tensorboard --logdir demo/$(NAME)/runs"
 
-test: .venv/ready
+.venv/tests: .venv/ready tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+test: .venv/tests
 	$(BIN)/python -m pytest
 
 # Kills training runs at random moments, and lets them go on: 300 of one process, and 200 of 1, 2 or 4
