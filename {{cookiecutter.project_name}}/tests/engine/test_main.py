@@ -136,7 +136,7 @@ def test_a_terminal_that_is_closed_does_not_end_training_if_sighup_is_ignored(
     import pty
 
     config = tmp_path / "empty.yaml"
-    config.write_text("trainer: {log_every: 1, epochs: 30}", encoding="utf-8")
+    config.write_text("trainer: {log_every: 1, epochs: 4}", encoding="utf-8")
     master, terminal = pty.openpty()
     words = [tiny.__file__, "train", str(config), "--run", "one", f"output_dir={tmp_path}/runs"]
     process = subprocess.Popen(

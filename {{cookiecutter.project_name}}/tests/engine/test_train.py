@@ -92,7 +92,9 @@ def test_the_run_folder_holds_what_the_readme_says(train: Train) -> None:
     assert (run / "source" / package.name / "task.py").read_bytes() == (
         package / "task.py"
     ).read_bytes()
-    assert set(result(run)) == {"status", "best", "steps", "digest"}
+    assert set(result(run)) == {"status", "best", "steps", "digest", "test"}
+    (line,) = read_log(run, "test")
+    assert result(run)["test"] == {name: line[name] for name in ("loss", "right")}
     assert (result(run)["status"], result(run)["steps"]) == ("finished", 8)
     assert set(result(run)["best"]) == {"metric", "value", "step"}
 
@@ -426,7 +428,7 @@ def test_a_run_without_a_test_split_finishes_without_a_test_line(
     monkeypatch.setattr(TinyTask, "datasets", change("test"))
     run = train()
     assert read_log(run, "test") == []
-    assert result(run) == result(whole)
+    assert result(run) == {**result(whole), "test": {}}
     assert read_log(run) == [line for line in read_log(whole) if line["split"] != "test"]
 
 
