@@ -145,6 +145,5 @@ def reopen(run: Run, folder: Path, entry: Facts, logger_state: Facts) -> None:
     run.logger.load_state_dict(logger_state)
     manifest = record.read(folder / "manifest.json")
     manifest["resumes"] = [*manifest.get("resumes", []), entry]
-    manifest["config"] = config.flat(run.settings)
     record.write(folder / "manifest.json", manifest)
     record.write(folder / "config.yaml", config.dump(run.settings).encode())

@@ -94,7 +94,11 @@ def read_manifest(folder: Path, row: Row) -> None:
     """Read when a run began, and what decided it."""
     manifest = read_object(folder / "manifest.json")
     row["began"] = number_or_none(manifest.get("began")) or row["began"]
-    row["options"] = {**entry(manifest, "config"), "parent": manifest.get("parent")}
+    options = entry(manifest, "config")
+    resumes = manifest.get("resumes")
+    if isinstance(resumes, list) and resumes and isinstance(resumes[-1], dict):
+        options = entry(resumes[-1], "config")  # it may have got more epochs
+    row["options"] = {**options, "parent": manifest.get("parent")}
     for name in ("source", "data"):
         row["options"][name] = str(manifest.get(name))[:HASH_WIDTH]
     row["metric"] = row["options"].get("trainer.monitor")
