@@ -85,7 +85,7 @@ def test_every_command_of_the_readme_works(each_project: Path) -> None:
     blocks = section(project, "From nothing to a trained model")[1:2]
     commands = [line.partition("#")[0].split() for _, code in blocks for line in code.splitlines()]
     ours = [words[3:] for words in commands if words[:3] == ["python", "-m", PACKAGE]]
-    assert len(ours) == 6
+    assert len(ours) == 8
     for words in ours:
         small = ["trainer.epochs=1"] if words[0] == "train" and "--resume" not in words else []
         run(project, *[word.replace("runs/RUN", folder) for word in words], *small)

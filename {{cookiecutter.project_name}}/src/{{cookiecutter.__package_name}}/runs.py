@@ -74,9 +74,17 @@ def is_run(folder: Path) -> bool:
 
 def read_run(folder: Path) -> Row:
     """The row of a run."""
-    row: Row = {"name": folder.name, "run": os.path.relpath(folder), "status": "damaged"}
-    row |= {"step": None, "options": {}, "metric": None, "best": None, "test": {}}
-    row["began"] = folder.stat().st_mtime  # unless its manifest says it
+    row: Row = {
+        "name": folder.name,
+        "run": os.path.relpath(folder),
+        "status": "damaged",
+        "step": None,
+        "began": folder.stat().st_mtime,  # unless its manifest says it
+        "options": {},
+        "metric": None,
+        "best": None,
+        "test": {},
+    }
     try:
         read_manifest(folder, row)
         if (folder / "result.json").exists():
@@ -204,9 +212,16 @@ def group_runs(rows: list[Row], over: list[str]) -> list[Row]:
 def group_row(rows: list[Row], keys: list[str]) -> Row:
     """The row of a group."""
     first = rows[0]
-    options = {key: first["options"][key] for key in keys if key in first["options"]}
-    group: Row = {"n": len(rows), "options": options, "metric": first["metric"], "test": {}}
-    group["runs"] = [row["run"] for row in rows]
+    group: Row = {
+        "n": len(rows),
+        "runs": [row["run"] for row in rows],
+        "options": {},
+        "metric": first["metric"],
+        "test": {},
+    }
+    for key in keys:
+        if key in first["options"]:
+            group["options"][key] = first["options"][key]
     group["best"], group["best +-"] = mean_and_deviation([row["best"] for row in rows])
     for name in first["test"]:
         mean, deviation = mean_and_deviation([row["test"].get(name) for row in rows])
@@ -224,9 +239,9 @@ def mean_and_deviation(values: list[float | None]) -> tuple[float | None, float 
 
 def sort_rows(rows: list[Row], key: str) -> list[Row]:
     """The rows by a column, an option or a number of test; what lacks it comes last."""
-    names = {*SORT_KEYS, *option_names(rows)}
+    names = set(SORT_KEYS)
     for row in rows:
-        names |= row["test"].keys()
+        names.update(row["options"], row["test"])
     key = find_key(key, sorted(names), "--sort")
 
     def place(row: Row) -> tuple[bool, bool, Any]:
@@ -245,9 +260,9 @@ def option_names(rows: list[Row]) -> list[str]:
 def find_key(word: str, keys: Iterable[str], option: str) -> str:
     """The key that a word stands for: it, or the only one with this last part, as `lr`."""
     keys = list(keys)
-    found = [key for key in keys if key == word] or [
-        key for key in keys if key.rpartition(".")[2] == word
-    ]
+    found = [word]
+    if word not in keys:
+        found = [key for key in keys if key.rpartition(".")[2] == word]
     if len(found) != 1:
         raise RunsError(f"{option} {word}: expected one of {', '.join(found or keys)}")
     return found[0]
@@ -273,8 +288,12 @@ def table(rows: list[Row]) -> list[str]:
     for key in options:
         short = key.rpartition(".")[2]
         titles[key] = short if last[short] == 1 else key
-    titles |= {"n": "n", "best": f"best{metric}", "best +-": "+-", "test": f"test{metric}"}
-    titles |= {"test +-": "+-", "damage": "damage"}
+    titles["n"] = "n"
+    titles["best"] = f"best{metric}"
+    titles["best +-"] = "+-"
+    titles["test"] = f"test{metric}"
+    titles["test +-"] = "+-"
+    titles["damage"] = "damage"
     columns = []
     for key, title in titles.items():
         values = [cell(row, key) for row in rows]

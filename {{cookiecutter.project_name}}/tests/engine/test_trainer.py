@@ -446,6 +446,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step() -> None:
     assert saved == []
 
 
+def test_a_resumed_run_names_the_steps_since_the_last_line_if_its_loss_is_not_finite() -> None:
+    train = batches([1.0] * 3 + [math.nan] * 3, 1)
+    saved = stop_at(build(log_every=2), 3, train, train)
+    again = build(log_every=2)
+    load(again, saved)
+    with pytest.raises(TrainingError, match="the loss became nan in steps 3 to 4"):
+        again.fit(train, train)
+
+
 def test_weights_that_are_not_finite_are_never_saved() -> None:
     saved: list[str] = []
     trainer = build(lr=math.inf, save=saved.append)
