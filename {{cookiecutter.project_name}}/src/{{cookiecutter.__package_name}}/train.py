@@ -250,7 +250,11 @@ class Run:
         """
         file = path / "checkpoints" / "best.pt" if path.is_dir() else path
         weights = checkpoint.load_weights(file)
-        self.logger.info(checkpoint.fit_weights(self.model, weights, partial=partial))
+        try:
+            self.logger.info(checkpoint.fit_weights(self.model, weights, partial=partial))
+        except checkpoint.CheckpointError as error:
+            hint = "" if partial else "; --partial loads what fits"
+            raise record.RunError(f"{path}: {error}{hint}") from None
         digest = record.digest(weights)
         self.parent = {"parent": os.path.relpath(path, self.root), "parent_digest": digest}
 
