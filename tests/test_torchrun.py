@@ -31,8 +31,10 @@ class Project:
     def launch(self, *words: str, agent: str = ONE_AGENT) -> Iterator[subprocess.Popen[str]]:
         """`torchrun AGENT -m PACKAGE WORDS`, ended in any case."""
         source = str(self.folder / "src")
+        # torchrun takes --run for the beginning of its own --run-path, unless there is a -- before.
+        module = ["-m", "--", PACKAGE] if "--run" in words else ["-m", PACKAGE]
         with subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *agent.split(), "-m", PACKAGE, *words],
+            [sys.executable, "-m", "torch.distributed.run", *agent.split(), *module, *words],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": source},
             stdin=subprocess.DEVNULL,
