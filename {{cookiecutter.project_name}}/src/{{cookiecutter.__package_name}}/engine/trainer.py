@@ -255,7 +255,8 @@ class Trainer:
         """Train to the end, with an evaluation and a checkpoint whenever they are due."""
         self.steps_per_epoch = len(train)
         try:
-            self.evaluate_if_due(val)  # if a signal has interrupted it
+            if self.is_evaluation_due:  # a signal has interrupted it
+                self.evaluate_and_save(val)
             while not self.is_finished:
                 self.train_epoch(train, val)
         except Stopped:
@@ -306,10 +307,11 @@ class Trainer:
             is_stopped = self.stop()
             if self.is_time_up() and not self.last_step:
                 self.last_step = self.step
-            if self.is_due(self.config.log_every) or self.is_evaluation_due:
+            is_evaluation_due = self.is_evaluation_due
+            if is_evaluation_due or self.is_due(self.config.log_every):
                 self.log_train()
-            if self.is_evaluation_due:
-                self.evaluate_if_due(val)
+            if is_evaluation_due:
+                self.evaluate_and_save(val)
             elif self.is_due(self.config.save_every):
                 self.checkpoint("last")
             if is_stopped:
@@ -317,12 +319,11 @@ class Trainer:
             if self.is_finished:
                 break
 
-    def evaluate_if_due(self, val: Any) -> None:
+    def evaluate_and_save(self, val: Any) -> None:
         """Evaluate, decide with the values what is best, and save a checkpoint."""
-        if self.is_evaluation_due:
-            self.finish_evaluation(self.evaluate(val))
-            self.checkpoint("last")
-            self.start_clock()
+        self.finish_evaluation(self.evaluate(val))
+        self.checkpoint("last")
+        self.start_clock()
 
     def train_step(self, step: Step) -> None:
         """Update the weights once, then the learning rate and the counters."""
