@@ -17,6 +17,11 @@ import yaml
 from conftest import PROJECT, TEMPLATE, tree
 
 WORKFLOW = ".github/workflows/ci.yml"
+SCHEMAS = {
+    WORKFLOW: "github-workflows",
+    ".github/dependabot.yml": "dependabot",
+    "CITATION.cff": "citation-file-format",  # of the template alone
+}
 SYSTEMS = {"ubuntu-latest", "windows-latest", "macos-latest"}
 PYTHONS = {"3.11", "3.12", "3.13", "3.14"}
 CHECKOUT = "actions/checkout"
@@ -66,13 +71,6 @@ def commit_all(folder: Path, environment: dict[str, str]) -> None:
     """Make a repository of a folder, with one commit."""
     for words in ("init -q", "add -A", "commit -q -m all"):
         subprocess.run(["git", *words.split()], cwd=folder, env=environment, check=True)
-
-
-SCHEMAS = {
-    WORKFLOW: "github-workflows",
-    ".github/dependabot.yml": "dependabot",
-    "CITATION.cff": "citation-file-format",  # of the template alone
-}
 
 
 @pytest.mark.parametrize("path", SCHEMAS)

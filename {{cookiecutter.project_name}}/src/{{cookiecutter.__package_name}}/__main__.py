@@ -223,7 +223,7 @@ def run_train(options: argparse.Namespace) -> None:
     except ValueError as error:
         if config or not hasattr(error, "exit_code"):
             raise
-        hint = "outside the folder of its project, train needs the paths of its data"
+        hint = "run train in the folder of the project, or give the path of its data"
         raise CommandError(f"{error}; {hint}") from None
 
 

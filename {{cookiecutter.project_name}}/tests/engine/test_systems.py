@@ -171,4 +171,4 @@ def test_outside_a_project_train_takes_the_defaults_or_says_what_it_needs(
     monkeypatch.setattr(TinyTask, "learn", missing)
     code, out, err = command("train", "trainer.max_steps=1")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("error: points.csv: expected a file, found none; outside the folder of ")
+    assert err.startswith("error: points.csv: expected a file, found none; run train in the folder")
