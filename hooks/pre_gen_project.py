@@ -1,7 +1,7 @@
 """Check every answer before anything is generated, and tell all that is wrong at once.
 
-This runs in the Python of cookiecutter or cruft, which may be 3.9. copier runs no hooks: it checks the
-same in hooks/copier.jinja, which takes the lists of words from here.
+This runs in the Python of cookiecutter or cruft, which may be 3.9. copier runs no hooks: it checks
+the same in hooks/copier.jinja, which takes the lists of words from here.
 """
 
 import json
@@ -12,7 +12,9 @@ import unicodedata
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 # The answers before Jinja in them was evaluated; cruft does not have them.
 GIVEN = json.loads(r"""{{ _cookiecutter | default({}) | tojson }}""")
-DEFAULT = r"""{% raw %}{{ cookiecutter.__description }}{% endraw %}"""  # the only Jinja in a default
+DEFAULT = (
+    r"""{% raw %}{{ cookiecutter.__description }}{% endraw %}"""  # the only Jinja in a default
+)
 GOOD = {
     "project_name": "film-reviews",
     "task": "text",
