@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -176,3 +177,13 @@ def test_copier_refuses_an_answer_with_its_rule(tools: Tools, tmp_path: Path) ->
         "expected not a folder, test or program of the project itself; such as film-reviews\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_version_is_in_the_changelog_and_the_newest_in_the_readmes() -> None:
+    changelog = (TEMPLATE / "CHANGELOG.md").read_text("utf-8")
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)$", changelog, re.MULTILINE)
+    for readme in ("README.md", "README.ko.md"):
+        shown = re.findall(r"--checkout (\S+)", (TEMPLATE / readme).read_text("utf-8"))
+        assert shown[0] == versions[0]
+    tags = subprocess.run(["git", "tag"], cwd=TEMPLATE, capture_output=True, encoding="utf-8")
+    assert set(tags.stdout.split()) <= set(versions)  # none without git
