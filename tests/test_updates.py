@@ -130,6 +130,15 @@ def test_cruft_and_copier_give_what_cookiecutter_gives(
         assert {path: found[path] for path in found.keys() - STATE} == expected
 
 
+def test_cookiecutter_checks_a_version_out(
+    tools: Tools, cookiecutter: Cookiecutter, default_bake: Path
+) -> None:
+    address = "git+" + (tools.folder / "template").as_uri()
+    done = cookiecutter.run("--no-input", "--checkout", "1.0.0", address)
+    assert done.returncode == 0, done.stderr
+    assert tree(cookiecutter.out / DEFAULTS["project_name"]) == tree(default_bake)
+
+
 def test_an_update_by_cruft_keeps_what_the_user_wrote(tools: Tools, tmp_path: Path) -> None:
     project = tools.cruft({}, "1.0.0", tmp_path)
     tools.python("cruft", "check", "--checkout", "1.0.0", at=project)
