@@ -73,6 +73,14 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
+def relative(path: Path, start: Path | str = ".") -> str:
+    """The path from a folder to another, or the whole path to one on another drive of Windows."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return os.path.abspath(path)
+
+
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """The defaults of the machine, then those of the task, then a file, then the command line."""
     defaults = config.load(Config(), None, Task.defaults, source="Task.defaults")
@@ -263,7 +271,7 @@ class Run:
             hint = "" if partial else "; --partial loads what fits"
             raise record.RunError(f"{path}: {error}{hint}") from None
         digest = record.digest(weights)
-        self.parent = {"parent": os.path.relpath(path, self.root), "parent_digest": digest}
+        self.parent = {"parent": relative(path, self.root), "parent_digest": digest}
 
     def manifest(self, verify_data: bool = False) -> Facts:
         """What runs here: see `record.collect_environment`."""
@@ -453,7 +461,7 @@ class Run:
         best = "none"
         if self.trainer.best:
             best = "{metric} {value:.4f} on val, step {step}".format(**self.trainer.best)
-        run = os.path.relpath(self.folder)
+        run = relative(self.folder)
         command = f"python -m {__package__}"
         example = shlex.quote(self.task.example())
         self.logger.info(f"run       {run}")
@@ -465,13 +473,13 @@ class Run:
     def tell_how_to_resume(self) -> None:
         """Show why the run stopped, and how to continue it."""
         name = Signals(self.stop.number).name
-        run = os.path.relpath(self.folder)
+        run = relative(self.folder)
         self.logger.info(f"stopped   by {name} after step {self.trainer.step}")
         self.logger.info(f"resume    python -m {__package__} train --resume {run}")
 
 
 def train(
-    path: Path,
+    path: Path | None,
     overrides: list[str],
     root: Path,
     init_from: Path | None = None,
@@ -482,7 +490,7 @@ def train(
     """Train a new run.
 
     Args:
-        path: the config file.
+        path: the config file, if any.
         overrides: options that are not as in the file, as `section.key=value`.
         root: the folder that relative paths in the config start from.
         init_from: a run whose best weights to start from, or a file of weights.

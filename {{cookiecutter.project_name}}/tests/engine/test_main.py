@@ -68,6 +68,28 @@ def test_train_help_prints_the_options_in_the_default_config(
     assert command("train", "--help")[0] == 0
 
 
+def test_help_shows_the_name_under_which_it_was_called(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for called, shown in (("bin/my-tool", "my-tool"), ("x/__main__.py", f"python -m {PACKAGE}")):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert command("--help")[1].startswith(f"usage: {shown} [-h] COMMAND")
+        assert command("train", "--help")[1].startswith(f"usage: {shown} train [-h]")
+
+
+def test_config_checks_a_file_that_the_command_has_written(
+    command: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "default.yaml"
+    path.write_text(command("config")[1], encoding="utf-8", newline="\r\n")
+    assert command("config", "--check", str(path)) == (0, "", "")
+    for damage in (lambda: path.write_text("seed: 1", "utf-8"), path.unlink):
+        damage()
+        code, out, err = command("config", "--check", str(path))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.endswith(f"write it anew: python -m {PACKAGE} config > {path}\n")
+
+
 def test_resume_takes_neither_a_config_nor_another_run(command: Command, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("", encoding="utf-8")
     for words in (["mine.yaml"], ["--init-from", "{tmp}"]):
