@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .data import DataConfig
-from .engine import checkpoint, config, distributed, record, sharding
+from .engine import checkpoint, config, distributed, record
 from .engine.loader import Loader, LoaderConfig
 from .engine.logger import Logger, LoggerConfig, SilentLogger, null_if_not_finite
 from .engine.measure import MetricGroup
@@ -176,13 +176,20 @@ class Run:
         torch.manual_seed(self.settings.seed)
         self.model = self.task.build_model().to(self.device)
         if self.settings.sharding:
-            sharding.shard_model(self.model)
-        self.optimizer = build_optimizer(self.settings.optim, self.model)
-        if self.settings.sharding:
-            sharding.shard_optimizer(self.optimizer)
-            if self.settings.optim.ema:
-                raise SetupError("optim.ema: there is no moving average of a sharded model")
+            self.build_sharded_optimizer()
+        else:
+            self.optimizer = build_optimizer(self.settings.optim, self.model)
         self.average = build_average(self.settings.optim, self.model)
+
+    def build_sharded_optimizer(self) -> None:
+        """Shard the model, and build an optimizer for its shards."""
+        from .engine import sharding  # here, since FSDP2 takes more than a second to import
+
+        if self.settings.optim.ema:
+            raise SetupError("optim.ema: there is no moving average of a sharded model")
+        sharding.shard_model(self.model)
+        self.optimizer = build_optimizer(self.settings.optim, self.model)
+        sharding.shard_optimizer(self.optimizer)
 
     def build_trainer(self) -> None:
         """Build what trains the model, and the schedule of its learning rate."""

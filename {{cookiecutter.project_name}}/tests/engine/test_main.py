@@ -55,6 +55,7 @@ def test_config_prints_yaml_that_gives_the_same_config_when_it_is_read(
     assert load_config(path) == load_config(None)
     assert load_config(None).loader.batch_size == 16  # as the task has it
     assert re.search(r"(?m)^  batch_size: 16 +# int.*: samples per step", out)
+    assert all(out.split("\n")[:-1])  # no line is empty
 
 
 def test_train_help_prints_the_options_in_the_default_config(
@@ -185,3 +186,25 @@ def test_only_the_first_process_prints_results(
         code, out, _ = command("config")
         assert code == 0
         assert bool(out) is is_first
+
+
+def test_of_several_processes_of_a_machine_the_first_one_shows_an_error(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, local_rank, is_shown in (("0", "0", True), ("2", "0", True), ("1", "1", False)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        code, _, err = command("evaluate", "{tmp}/none")
+        assert code == 2
+        assert err.startswith("error: ") is is_shown
+
+
+def test_runs_lists_those_of_the_project_from_wherever_it_is_called(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_line, "ROOT", tmp_path / "project")
+    (tmp_path / "project" / "runs" / "mine" / "checkpoints").mkdir(parents=True)
+    code, out, _ = command("runs")
+    assert code == 0
+    assert "mine" in out
