@@ -49,9 +49,11 @@ COMBINATIONS = [
     for values in itertools.product(*[CHOICES[field] for field in MANY])
 ]
 FILES = """
-    README.md LICENSE MANIFEST.in pyproject.toml .gitattributes .gitignore .pre-commit-config.yaml
-    .github/dependabot.yml .github/workflows/ci.yml
-    configs/default.yaml data/README.md docs/trackers.md src/my_pytorch_project/py.typed
+    README.md AGENTS.md LICENSE MANIFEST.in pyproject.toml .gitattributes .gitignore
+    .pre-commit-config.yaml .github/dependabot.yml .github/workflows/ci.yml
+    configs/default.yaml data/README.md src/my_pytorch_project/py.typed
+    docs/curriculum.md docs/distillation.md docs/export.md docs/gan.md docs/profiling.md
+    docs/search.md docs/streaming.md docs/trackers.md
 """
 MODULES = """
     __init__ __main__ data evaluate metrics model reproduce resume runs task train
@@ -97,7 +99,8 @@ def test_a_project_has_exactly_these_files(task: str, bakes: dict[str, Path]) ->
 
 
 def test_the_machine_and_its_tests_are_the_same_for_every_task(bakes: dict[str, Path]) -> None:
-    yours = {"README.md", "pyproject.toml", "configs/default.yaml", "data/README.md"}
+    yours = {"README.md", "AGENTS.md", "pyproject.toml", "configs/default.yaml", "data/README.md"}
+    yours |= {path for path in tree(bakes["text"]) if path.startswith("docs/")}
     for name in ("task", "data", "model", "metrics"):
         yours |= {f"src/my_pytorch_project/{name}.py", f"tests/test_{name}.py"}
     same = [

@@ -308,7 +308,7 @@ class Run:
         self.logger.open(folder)
         options = config.flat(self.settings)
         self.logger.describe(config.dump(self.settings), options)
-        if self.is_main and self.task.tracker:
+        if self.is_main and self.task.tracker is not None:
             self.logger.send_to(self.task.tracker(folder, options))
 
     def save(self, name: str) -> None:
