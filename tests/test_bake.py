@@ -64,8 +64,8 @@ MODULES = """
 TESTS = """
     test_data test_metrics test_model test_task
     engine/conftest engine/processes engine/test_architecture engine/test_checkpoint
-    engine/test_config engine/test_distributed engine/test_evaluate engine/test_figures
-    engine/test_loader engine/test_logger engine/test_main engine/test_measure
+    engine/test_config engine/test_damage engine/test_distributed engine/test_evaluate
+    engine/test_figures engine/test_loader engine/test_logger engine/test_main engine/test_measure
     engine/test_named_run engine/test_optim engine/test_record engine/test_reproduce
     engine/test_resume engine/test_runs engine/test_share engine/test_source engine/test_split
     engine/test_systems engine/test_table engine/test_train engine/test_trainer engine/tiny

@@ -37,8 +37,7 @@ def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
     """The metrics of a checkpoint on a split of today's data, on whatever device there is."""
     warn_of_other_source(folder)
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
-    if "task" not in state:
-        raise checkpoint.CheckpointError("not a checkpoint of this project: task is missing")
+    checkpoint.check_like(state, {"task": {}, "trainer": {"step": 0}})
     # What only training needs must not stop an evaluation on other data or another machine.
     changes = ["device=auto", "sharding=false", "loader.drop_last=false"]
     changes += ["optim.warmup=0", "optim.groups={}", "optim.ema=0"]

@@ -159,7 +159,7 @@ class Run:
         if self.learnt is None:
             self.task.learn()
         else:
-            self.task.load_state_dict(self.learnt)
+            checkpoint.restore({"task": self.learnt}, {"task": self.task})
         return self.task.datasets()
 
     def settle_micro_batches(self) -> Config:

@@ -48,6 +48,15 @@ BEFORE_CONFIG = {
     "source",
 }
 SHOWN_CHANGES = 3  # of the files that have changed
+MAX_THREADS = 1024  # torch ends the process if the system cannot have so many
+TYPES = {
+    "threads": int,
+    "processes": int,
+    "packages": dict,
+    "resumes": list,
+    **dict.fromkeys(("data", "source", "parent", "parent_digest", "python", "digest"), str),
+}
+"""of what is read of a run: a file that has something else is refused"""
 
 Facts = dict[str, Any]
 """What a file of a run folder says: plain data by name."""
@@ -206,15 +215,14 @@ def read(path: Path, *keys: str) -> Facts:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: expected a JSON object, found: {error}") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    _check_types(path, content)
     missing = [key for key in keys if key not in content]
     if missing:
         message = f"expected a JSON object with {', '.join(keys)}"
         raise RunError(f"{path}: {message}, found none of {', '.join(missing)}")
-    return content
+    return dict(content)
 
 
 def find_source(folder: Path) -> Path:
@@ -307,6 +315,21 @@ def digest(state_dict: dict[str, torch.Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)  # (elements,)
         sha.update(flat.view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def _check_types(path: Path, content: Any) -> None:
+    """Raise RunError for what is no JSON object, or has something of another type than TYPES."""
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    for key, kind in TYPES.items():
+        value = content.get(key, kind())
+        if type(value) is not kind:
+            raise RunError(f"{path}: {key}: expected {kind.__name__}, found {value!r:.40}")
+    threads = content.get("threads", 1)
+    if not 1 <= threads <= MAX_THREADS:
+        raise RunError(f"{path}: threads: expected 1 to {MAX_THREADS}, found {threads!r:.40}")
+    for entry in content.get("resumes", []):
+        _check_types(path, entry)
 
 
 def _shorten(text: str, root: Path) -> str:
