@@ -1,6 +1,5 @@
 """Continue a run in place, exactly where its last checkpoint stands, or start it."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def start_or_continue(
     """
     record.check_name(name)
     settings = load_config(path, overrides)
-    folder = root / Path(settings.output_dir).expanduser() / name
+    folder = record.resolve_output(root, settings.output_dir) / name
     if not (folder / "config.yaml").exists():
         return train(path, overrides, root, **start, name=name)
     old = load_config(folder / "config.yaml")
@@ -59,7 +58,7 @@ def check_same(folder: Path, old: Config, settings: Config) -> None:
 def check_parent(folder: Path, init_from: Path | None, root: Path) -> None:
     """Refuse to continue a run that began from other weights."""
     before = record.read(folder / "manifest.json", "parent")["parent"]
-    now = os.path.relpath(init_from, root) if init_from else ""
+    now = record.relative(init_from, root) if init_from else ""
     if now != before:
         raise record.RunError(
             f"{folder}: this run began from {before or 'new weights'}, "
@@ -82,7 +81,8 @@ def resume(folder: Path, overrides: list[str], root: Path, verify_data: bool = F
         return folder
     # The data is prepared with what the run has learnt from it, and not with what it would today.
     state = checkpoint.load_latest(folder / "checkpoints")
-    run = Run(settings, root, learnt=state.get("task") if state else None)
+    learnt = state.get("task") if state else None
+    run = Run(settings, root, learnt, beside=folder)
     facts = load_for_resume(run, folder, state, verify_data)
     run.check()
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}

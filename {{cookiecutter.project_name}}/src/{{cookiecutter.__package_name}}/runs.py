@@ -76,7 +76,7 @@ def read_run(folder: Path) -> Row:
     """The row of a run."""
     row: Row = {
         "name": folder.name,
-        "run": os.path.relpath(folder),
+        "run": str(folder),
         "status": "damaged",
         "step": None,
         "began": folder.stat().st_mtime,  # unless its manifest says it
@@ -85,6 +85,8 @@ def read_run(folder: Path) -> Row:
         "best": None,
         "test": {},
     }
+    with suppress(ValueError):  # from another drive of Windows there is no relative path
+        row["run"] = os.path.relpath(folder)
     try:
         read_manifest(folder, row)
         if (folder / "result.json").exists():

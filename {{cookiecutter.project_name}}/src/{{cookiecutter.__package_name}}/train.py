@@ -86,13 +86,24 @@ class Run:
         settings: the resolved config.
         root: the folder that relative paths in the config start from.
         learnt: what the task of an earlier run has learnt; None: learn from the training split.
+        beside: an earlier run, which the config is from. Nothing is written in its `output_dir`,
+            which may be that of another machine, but where the run is.
     """
 
-    def __init__(self, settings: Config, root: Path, learnt: Facts | None = None) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        root: Path,
+        learnt: Facts | None = None,
+        beside: Path | None = None,
+    ) -> None:
         self.settings = settings
         self.root = root
         self.learnt = learnt
-        self.output_dir = root / Path(settings.output_dir).expanduser()
+        if beside:
+            self.output_dir = beside.absolute().parent
+        else:
+            self.output_dir = record.resolve_output(root, settings.output_dir)
         self.folder = Path()  # until a run folder is opened, which the first process does
         self.hashes = ""  # until the data is hashed
         self.parent = {"parent": "", "parent_digest": ""}  # the run it started from
@@ -256,7 +267,7 @@ class Run:
             hint = "" if partial else "; --partial loads what fits"
             raise record.RunError(f"{path}: {error}{hint}") from None
         digest = record.digest(weights)
-        self.parent = {"parent": os.path.relpath(path, self.root), "parent_digest": digest}
+        self.parent = {"parent": record.relative(path, self.root), "parent_digest": digest}
 
     def manifest(self, verify_data: bool = False) -> Facts:
         """What runs here: see `record.collect_environment`."""
@@ -290,6 +301,7 @@ class Run:
     def open_folder(self, folder: Path) -> None:
         """Log to a run folder, which no other process may be writing to."""
         self.folder = folder
+        record.refuse_links(folder)
         self.logger.open(folder)
         options = config.flat(self.settings)
         self.logger.describe(config.dump(self.settings), options)
@@ -446,7 +458,7 @@ class Run:
         best = "none"
         if self.trainer.best:
             best = "{metric} {value:.4f} on val, step {step}".format(**self.trainer.best)
-        run = os.path.relpath(self.folder)
+        run = record.relative(self.folder)
         command = f"python -m {__package__}"
         example = shlex.quote(self.task.example())
         self.logger.info(f"run       {run}")
@@ -458,7 +470,7 @@ class Run:
     def tell_how_to_resume(self) -> None:
         """Show why the run stopped, and how to continue it."""
         name = Signals(self.stop.number).name
-        run = os.path.relpath(self.folder)
+        run = record.relative(self.folder)
         self.logger.info(f"stopped   by {name} after step {self.trainer.step}")
         self.logger.info(f"resume    python -m {__package__} train --resume {run}")
 
