@@ -1,6 +1,9 @@
 """Which answers are refused, how that is said, and that nothing is left behind then."""
 
+import ast
+import keyword
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions, requires
@@ -8,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import DEFAULTS, QUESTIONS, TEMPLATE, Cookiecutter, tree
-from jinja2 import Template
+from jinja2 import FileSystemLoader, Template
+from jinja2.sandbox import SandboxedEnvironment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -39,7 +44,18 @@ EMAILS = [
     "é@b.org",
 ]
 CONTROLS = ["\n", "\r", "\t", "\0", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\ud83d"]
+JINJA = ["{{ 7 * 7 }}", "a {% if x %} b", "{# c #}", "{{ cookiecutter.author }}"]
 PATHS = ["a/b", "../x", "/abs", "a\\b", "..", ".", "", " "]
+
+ENVIRONMENT = SandboxedEnvironment(  # copier's
+    loader=FileSystemLoader(TEMPLATE),
+    extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],
+)
+COPIER = {
+    field: ENVIRONMENT.from_string(about["validator"])
+    for field, about in yaml.safe_load((TEMPLATE / "copier.yml").read_text("utf-8")).items()
+    if "validator" in about
+}
 
 
 class Hook:
@@ -49,15 +65,26 @@ class Hook:
         self.source = (TEMPLATE / "hooks" / "pre_gen_project.py").read_text("utf-8")
         self.capsys = capsys
 
-    def errors(self, **answers: str | None) -> list[str]:
-        """The lines that it prints about these answers, the others being the defaults."""
-        rendered = Template(self.source).render(cookiecutter={**DEFAULTS, **answers})
+    def namespace(self, given: dict[str, str] | None = None, /, **answers: str | None) -> Any:
+        """What the hook defines for these answers, the others being the defaults."""
+        sound = {**DEFAULTS, "description": "x", "__package_name": "x", **answers}
+        rendered = Template(self.source).render(cookiecutter=sound, _cookiecutter=given or {})
         namespace: dict[str, Any] = {"__name__": "hook"}
         exec(rendered, namespace)
-        code = namespace["main"]()
+        return namespace
+
+    def errors(self, given: dict[str, str] | None = None, /, **answers: str | None) -> list[str]:
+        """The lines that it prints about these answers; copier must give the same rules."""
+        code = self.namespace(given, **answers)["main"]()
         printed = self.capsys.readouterr()
         lines = printed.err.splitlines()
         assert (code, printed.out) == (1 if lines else 0, "")
+        for field in answers.keys() & COPIER.keys():
+            if given:
+                continue  # copier evaluates no answers
+            said = COPIER[field].render({field: answers[field] or ""})
+            line = next((line for line in lines if line.startswith(f"error: {field}: ")), "")
+            assert said == line[line.find("expected ") :]
         return lines
 
 
@@ -136,11 +163,58 @@ def test_no_name_of_what_the_project_consists_of_is_accepted(
     assert accepted == []
 
 
-def test_each_license_is_accepted_and_no_other(hook: Hook) -> None:
-    for name in QUESTIONS["license"]:
-        assert hook.errors(license=name) == []
-    [error] = hook.errors(license="GPL")
-    assert error.startswith("error: license: 'GPL': expected one of MIT, ")
+def test_no_word_and_no_module_of_this_python_is_accepted(hook: Hook) -> None:
+    lists = hook.namespace()
+    words = {word.lower() for word in [*keyword.kwlist, *keyword.softkwlist]}
+    assert words - {*lists["WORDS"].split()} == set()
+    modules = {name for name in sys.stdlib_module_names if not name.startswith("_")}
+    assert modules - {*lists["STANDARD"].split()} == set()
+
+
+@pytest.mark.parametrize("hook", ["pre_gen_project.py", "post_gen_project.py"])
+def test_a_hook_has_nothing_that_python_3_9_does_not_have(hook: str) -> None:
+    sound = {"__package_name": "x", "project_name": "x"}
+    source = (TEMPLATE / "hooks" / hook).read_text("utf-8")
+    tree = ast.parse(Template(source).render(cookiecutter=sound), feature_version=(3, 9))
+    nodes = [*ast.walk(tree)]
+    assert not any(isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) for node in nodes)
+    calls = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+    assert {call for call in calls if call.startswith("sys.")} <= {"sys.stderr", "sys.exit"}
+
+
+def test_a_cookiecutter_that_does_not_render_private_variables_is_refused(hook: Hook) -> None:
+    [error] = hook.errors(__package_name=QUESTIONS["__package_name"])  # as 1.7.3 leaves it
+    assert error.startswith("error: cookiecutter: expected cookiecutter 2.1 or newer")
+
+
+@pytest.mark.parametrize("jinja", JINJA)
+def test_jinja_in_an_answer_is_refused_before_and_after_it_was_evaluated(
+    jinja: str, hook: Hook
+) -> None:
+    for field in COPIER:
+        for errors in (hook.errors(**{field: jinja}), hook.errors({field: jinja}, **{field: "x"})):
+            [error] = errors
+            expected = f"error: {field}: {jinja!a}: expected text without Jinja; such as "
+            assert error.startswith(expected)
+
+
+def test_the_jinja_of_the_default_answers_is_evaluated(hook: Hook) -> None:
+    assert hook.errors(DEFAULTS) == []
+
+
+def test_jinja_on_the_command_line_is_refused(cookiecutter: Cookiecutter) -> None:
+    done = cookiecutter.run("--no-input", TEMPLATE, "description=Tells {{ 7 * 7 }}")
+    assert done.returncode != 0
+    assert "error: description: 'Tells {{ 7 * 7 }}': expected text without Jinja" in done.stderr
+    assert cookiecutter.left() == []
+
+
+@pytest.mark.parametrize("field", ["task", "license", "language"])
+def test_each_choice_is_accepted_and_no_other(field: str, hook: Hook) -> None:
+    for name in QUESTIONS[field]:
+        assert hook.errors(**{field: name}) == []
+    [error] = hook.errors(**{field: "GPL"})
+    assert error.startswith(f"error: {field}: 'GPL': expected one of {QUESTIONS[field][0]}, ")
 
 
 @pytest.mark.parametrize("field", DEFAULTS)

@@ -12,17 +12,12 @@ from typing import Any
 
 # The code of a run, which --source run starts, gets the folder of the project from this variable.
 ROOT_VARIABLE = "RUN_SOURCE_ROOT"
-PARENTS = Path(__file__).resolve().parents
-FOUND = Path()  # the current folder
-if not {"site-packages", "dist-packages"} & set(PARENTS[0].parts):  # which may be in any project
-    FOUND = next((path for path in PARENTS if (path / "pyproject.toml").exists()), FOUND)
-ROOT = Path(os.environ.get(ROOT_VARIABLE, FOUND))
-DEFAULT = ROOT / "configs" / "default.yaml"
+PACKAGE = Path(__file__).resolve().parent
 VERIFY_HELP = "read all data again, even what has not changed in size and time since the last run"
 
 if not __package__:  # this file itself is run, as editors do
-    __package__ = PARENTS[0].name
-    sys.path[0] = str(PARENTS[1])
+    __package__ = PACKAGE.name
+    sys.path[0] = str(PACKAGE.parent)
 
 from .engine.task import one_line  # noqa: E402
 
@@ -37,6 +32,28 @@ class OutputError(OSError):
     """A result cannot be printed, for example to a full disk."""
 
     exit_code = 1
+def find_project(*folders: Path) -> Path | None:
+    """The first of these folders that is this project, and not another that is around it."""
+    for folder in folders:
+        places = (folder / "src" / PACKAGE.name, folder / PACKAGE.name)
+        has_package = any(place.is_dir() for place in places)
+        if has_package and (folder / "pyproject.toml").is_file():
+            return folder
+    return None
+
+
+HERE = Path.cwd()
+# A checkout has its package in src; what is installed elsewhere is used where the user is.
+PROJECT = find_project(PACKAGE.parents[1], HERE, *HERE.parents, *PACKAGE.parents)
+ROOT = Path(os.environ.get(ROOT_VARIABLE, PROJECT or HERE))
+DEFAULT = ROOT / "configs" / "default.yaml"
+
+
+def root_of(run: Path) -> Path:
+    """The folder that relative paths in the config of a run start from."""
+    if PROJECT or ROOT_VARIABLE in os.environ:
+        return ROOT
+    return find_project(*run.resolve().parents) or ROOT
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,7 +90,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command and its options."""
-    parser = argparse.ArgumentParser(f"python -m {__package__}")
+    program = Path(sys.argv[0]).name
+    if program == "__main__.py":
+        program = f"python -m {__package__}"
+    parser = argparse.ArgumentParser(program)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a new run, or continue one")
@@ -97,9 +117,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     add_commands_about_runs(commands)
     add_runs(commands)
-
-    config = commands.add_parser("config", help="print every option with its default, as YAML")
-    config.set_defaults(run_command=run_config)
+    add_config(commands)
     options, others = parser.parse_known_args(arguments)
     # What argparse does not know are words that come after an option that comes after words.
     unknown = [word for word in others if word.startswith("-") or options.command != "train"]
@@ -181,10 +199,20 @@ def add_runs(commands: Any) -> None:
     runs.add_argument("--json", action="store_true", help="print a JSON object a line")
 
 
+def add_config(commands: Any) -> None:
+    """Add the command that prints the options."""
+    config = commands.add_parser("config", help="print every option with its default, as YAML")
+    config.set_defaults(run_command=run_config)
+    check_help = "compare a file with it; exit code 2 if it differs"
+    config.add_argument("--check", type=Path, metavar="FILE", help=check_help)
+
+
 def run_train(options: argparse.Namespace) -> None:
     """Train a new run, or continue one, and print its folder."""
     words = options.words
-    config = DEFAULT
+    config: Path | None = DEFAULT
+    if PROJECT is None and not DEFAULT.exists():
+        config = None  # every option has a default
     has_config = bool(words) and ("=" not in words[0] or os.path.isfile(words[0]))
     if has_config:
         config = Path(words[0])
@@ -198,24 +226,35 @@ def run_train(options: argparse.Namespace) -> None:
     if options.resume:
         from .resume import resume
 
-        show(str(resume(options.resume, words, ROOT, options.verify_data)))
+        root = root_of(options.resume)
+        show(str(resume(options.resume, words, root, options.verify_data)))
         return
     start = {name: getattr(options, name) for name in ("init_from", "partial", "verify_data")}
-    if has_name:
+    try:
+        show(str(start_run(options.name, config, words, **start)))
+    except ValueError as error:
+        if config or not hasattr(error, "exit_code"):
+            raise
+        hint = "outside the folder of its project, train needs the paths of its data"
+        raise CommandError(f"{error}; {hint}") from None
+
+
+def start_run(name: str | None, config: Path | None, words: list[str], **start: Any) -> Path:
+    """Train a new run, or start or continue the run of a name; returns its folder."""
+    if name is not None:
         from .resume import start_or_continue
 
-        show(str(start_or_continue(options.name, config, words, ROOT, **start)))
-        return
+        return start_or_continue(name, config, words, ROOT, **start)
     from .train import train
 
-    show(str(train(config, words, ROOT, **start)))
+    return train(config, words, ROOT, **start)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Print the metrics of a run."""
     from .evaluate import evaluate
 
-    show(json.dumps(evaluate(options.run, options.split, options.checkpoint, ROOT)))
+    show(json.dumps(evaluate(options.run, options.split, options.checkpoint, root_of(options.run))))
 
 
 def run_predict(options: argparse.Namespace) -> None:
@@ -245,7 +284,7 @@ def run_reproduce(options: argparse.Namespace) -> int:
     """Run a run again and print the verdict."""
     from .reproduce import reproduce
 
-    verdict = reproduce(options.run, ROOT, options.force, options.verify_data)
+    verdict = reproduce(options.run, root_of(options.run), options.force, options.verify_data)
     show(json.dumps(verdict))
     return 3 if verdict.get("identical") is False else 0
 
@@ -272,7 +311,13 @@ def run_config(options: argparse.Namespace) -> None:
     from .engine.config import dump
     from .train import load_config
 
-    show(dump(load_config(None), comments=True).removesuffix("\n"))
+    text = dump(load_config(None), comments=True)
+    file = options.check
+    if not file:
+        show(text.removesuffix("\n"))
+    elif not file.is_file() or file.read_text("utf-8", errors="replace") != text:
+        command = f"python -m {__package__} config > {file}"
+        raise CommandError(f"{file}: this is not what config prints; write it anew: {command}")
 
 
 def run_source(run: Path, arguments: list[str] | None) -> int:
@@ -295,7 +340,7 @@ def run_source(run: Path, arguments: list[str] | None) -> int:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONDONTWRITEBYTECODE": "1",
-        ROOT_VARIABLE: str(ROOT),
+        ROOT_VARIABLE: str(root_of(run)),
     }
     if os.name == "posix":
         os.execve(sys.executable, command, environment)

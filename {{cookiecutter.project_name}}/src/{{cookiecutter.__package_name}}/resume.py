@@ -8,7 +8,7 @@ import torch
 
 from .engine import checkpoint, config, record
 from .engine.record import Facts
-from .train import Config, Run, load_config, train
+from .train import Config, Run, load_config, relative, train
 
 CAN_CHANGE = ("device", "loader.num_workers")
 """options of which a run that continues can have another value"""
@@ -17,7 +17,7 @@ ABOUT_FOLDERS = ("name", "output_dir")
 
 
 def start_or_continue(
-    name: str, path: Path, overrides: list[str], root: Path, **start: Any
+    name: str, path: Path | None, overrides: list[str], root: Path, **start: Any
 ) -> Path:
     """Continue the run in the folder `name` of output_dir, or start it if there is none.
 
@@ -58,7 +58,7 @@ def check_same(folder: Path, old: Config, settings: Config) -> None:
 def check_parent(folder: Path, init_from: Path | None, root: Path) -> None:
     """Refuse to continue a run that began from other weights."""
     before = record.read(folder / "manifest.json", "parent")["parent"]
-    now = record.relative(init_from, root) if init_from else ""
+    now = relative(init_from, root) if init_from else ""
     if now != before:
         raise record.RunError(
             f"{folder}: this run began from {before or 'new weights'}, "

@@ -74,9 +74,13 @@ def is_run(folder: Path) -> bool:
 
 def read_run(folder: Path) -> Row:
     """The row of a run."""
+    try:
+        path = os.path.relpath(folder)
+    except ValueError:  # on another drive of Windows
+        path = os.path.abspath(folder)
     row: Row = {
         "name": folder.name,
-        "run": str(folder),
+        "run": path,
         "status": "damaged",
         "step": None,
         "began": folder.stat().st_mtime,  # unless its manifest says it
@@ -85,8 +89,6 @@ def read_run(folder: Path) -> Row:
         "best": None,
         "test": {},
     }
-    with suppress(ValueError):  # from another drive of Windows there is no relative path
-        row["run"] = os.path.relpath(folder)
     try:
         read_manifest(folder, row)
         if (folder / "result.json").exists():

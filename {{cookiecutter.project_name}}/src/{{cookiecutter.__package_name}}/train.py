@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .data import DataConfig
-from .engine import checkpoint, config, distributed, record, sharding
+from .engine import checkpoint, config, distributed, record
 from .engine.loader import Loader, LoaderConfig
 from .engine.logger import Logger, LoggerConfig, SilentLogger, null_if_not_finite
 from .engine.measure import MetricGroup
@@ -71,6 +71,14 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def relative(path: Path, start: Path | str = ".") -> str:
+    """The path from a folder to another, or the whole path to one on another drive of Windows."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return os.path.abspath(path)
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -179,13 +187,20 @@ class Run:
         torch.manual_seed(self.settings.seed)
         self.model = self.task.build_model().to(self.device)
         if self.settings.sharding:
-            sharding.shard_model(self.model)
-        self.optimizer = build_optimizer(self.settings.optim, self.model)
-        if self.settings.sharding:
-            sharding.shard_optimizer(self.optimizer)
-            if self.settings.optim.ema:
-                raise SetupError("optim.ema: there is no moving average of a sharded model")
+            self.build_sharded_optimizer()
+        else:
+            self.optimizer = build_optimizer(self.settings.optim, self.model)
         self.average = build_average(self.settings.optim, self.model)
+
+    def build_sharded_optimizer(self) -> None:
+        """Shard the model, and build an optimizer for its shards."""
+        from .engine import sharding  # here, since FSDP2 takes more than a second to import
+
+        if self.settings.optim.ema:
+            raise SetupError("optim.ema: there is no moving average of a sharded model")
+        sharding.shard_model(self.model)
+        self.optimizer = build_optimizer(self.settings.optim, self.model)
+        sharding.shard_optimizer(self.optimizer)
 
     def build_trainer(self) -> None:
         """Build what trains the model, and the schedule of its learning rate."""
@@ -267,7 +282,7 @@ class Run:
             hint = "" if partial else "; --partial loads what fits"
             raise record.RunError(f"{path}: {error}{hint}") from None
         digest = record.digest(weights)
-        self.parent = {"parent": record.relative(path, self.root), "parent_digest": digest}
+        self.parent = {"parent": relative(path, self.root), "parent_digest": digest}
 
     def manifest(self, verify_data: bool = False) -> Facts:
         """What runs here: see `record.collect_environment`."""
@@ -458,7 +473,7 @@ class Run:
         best = "none"
         if self.trainer.best:
             best = "{metric} {value:.4f} on val, step {step}".format(**self.trainer.best)
-        run = record.relative(self.folder)
+        run = relative(self.folder)
         command = f"python -m {__package__}"
         example = shlex.quote(self.task.example())
         self.logger.info(f"run       {run}")
@@ -470,13 +485,13 @@ class Run:
     def tell_how_to_resume(self) -> None:
         """Show why the run stopped, and how to continue it."""
         name = Signals(self.stop.number).name
-        run = record.relative(self.folder)
+        run = relative(self.folder)
         self.logger.info(f"stopped   by {name} after step {self.trainer.step}")
         self.logger.info(f"resume    python -m {__package__} train --resume {run}")
 
 
 def train(
-    path: Path,
+    path: Path | None,
     overrides: list[str],
     root: Path,
     init_from: Path | None = None,
@@ -487,7 +502,7 @@ def train(
     """Train a new run.
 
     Args:
-        path: the config file.
+        path: the config file, if any.
         overrides: options that are not as in the file, as `section.key=value`.
         root: the folder that relative paths in the config start from.
         init_from: a run whose best weights to start from, or a file of weights.

@@ -112,14 +112,6 @@ def resolve_output(root: Path, text: str) -> Path:
     return root / path
 
 
-def relative(path: Path, start: Path | str = ".") -> str:
-    """Return the path from a folder, or the whole one from another drive, as Windows has them."""
-    try:
-        return os.path.relpath(path, start)
-    except ValueError:
-        return str(path)
-
-
 def refuse_links(folder: Path) -> None:
     """Raise RunError if there is a link in a run folder: what is written to it ends elsewhere."""
     for path in folder.rglob("*"):
