@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ ROOT_VARIABLE = "RUN_SOURCE_ROOT"
 PACKAGE = Path(__file__).resolve().parent
 VERIFY_HELP = "read all data again, even what has not changed in size and time since the last run"
 
+if not __package__:  # this file itself is run, as editors do
+    __package__ = PACKAGE.name
+    sys.path[0] = str(PACKAGE.parent)
+
+from .engine.task import one_line  # noqa: E402
+
 
 class CommandError(ValueError):
     """The command is wrong."""
@@ -21,6 +28,10 @@ class CommandError(ValueError):
     exit_code = 2
 
 
+class OutputError(OSError):
+    """A result cannot be printed, for example to a full disk."""
+
+    exit_code = 1
 def find_project(*folders: Path) -> Path | None:
     """The first of these folders that is this project, and not another that is around it."""
     for folder in folders:
@@ -65,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # before there was anything to save, or for the second time
         return 130
     except BrokenPipeError:  # the reader of the results, such as `head`, is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 0
     except Exception as error:
         if not hasattr(error, "exit_code"):
@@ -73,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             # An error of a worker has a traceback in its text, with the message after its type.
             message = str(error).rpartition(f"{type(error).__name__}: ")[2]
-            print(f"error: {message.strip()}", file=sys.stderr)
+            print(f"error: {one_line(message.strip())}", file=sys.stderr)
         return int(error.exit_code)
 
 
@@ -88,7 +99,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     train = commands.add_parser("train", help="train a new run, or continue one")
     train.set_defaults(run_command=run_train)
     train.formatter_class = argparse.RawDescriptionHelpFormatter
-    train.epilog = DEFAULT.read_text("utf-8") if DEFAULT.exists() else None
+    with suppress(OSError):
+        train.epilog = DEFAULT.read_text("utf-8", "replace")
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
     train.add_argument(
         "--run", dest="name", metavar="NAME", help="start the run of this name, or continue it"
@@ -201,7 +213,7 @@ def run_train(options: argparse.Namespace) -> None:
     config: Path | None = DEFAULT
     if PROJECT is None and not DEFAULT.exists():
         config = None  # every option has a default
-    has_config = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
+    has_config = bool(words) and ("=" not in words[0] or os.path.isfile(words[0]))
     if has_config:
         config = Path(words[0])
         words = words[1:]
@@ -215,11 +227,11 @@ def run_train(options: argparse.Namespace) -> None:
         from .resume import resume
 
         root = root_of(options.resume)
-        print(resume(options.resume, words, root, options.verify_data))
+        show(str(resume(options.resume, words, root, options.verify_data)))
         return
     start = {name: getattr(options, name) for name in ("init_from", "partial", "verify_data")}
     try:
-        print(start_run(options.name, config, words, **start))
+        show(str(start_run(options.name, config, words, **start)))
     except ValueError as error:
         if config or not hasattr(error, "exit_code"):
             raise
@@ -242,7 +254,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Print the metrics of a run."""
     from .evaluate import evaluate
 
-    print_json(evaluate(options.run, options.split, options.checkpoint, root_of(options.run)))
+    show(json.dumps(evaluate(options.run, options.split, options.checkpoint, root_of(options.run))))
 
 
 def run_predict(options: argparse.Namespace) -> None:
@@ -251,13 +263,21 @@ def run_predict(options: argparse.Namespace) -> None:
 
     inputs: Iterable[str] = options.inputs
     if options.inputs == ["-"]:
-        # In UTF-8 whatever the locale is; bytes that are not become surrogates.
-        sys.stdin.reconfigure(  # type: ignore[union-attr]
-            encoding="utf-8-sig", errors="surrogateescape", newline="\n"
-        )
-        inputs = (line.rstrip("\r\n") for line in sys.stdin)
+        inputs = lines_of_stdin()
     for answer in predict(options.run, inputs):
-        print_json(answer)
+        show(json.dumps(answer))
+
+
+def lines_of_stdin() -> Iterator[str]:
+    """The lines, in UTF-8 whatever the locale is; bytes that are not become surrogates."""
+    sys.stdin.reconfigure(  # type: ignore[union-attr]
+        encoding="utf-8-sig", errors="surrogateescape", newline="\n"
+    )
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except OSError as error:
+        raise CommandError(f"stdin: cannot be read: {error}") from None
 
 
 def run_reproduce(options: argparse.Namespace) -> int:
@@ -265,7 +285,7 @@ def run_reproduce(options: argparse.Namespace) -> int:
     from .reproduce import reproduce
 
     verdict = reproduce(options.run, root_of(options.run), options.force, options.verify_data)
-    print_json(verdict)
+    show(json.dumps(verdict))
     return 3 if verdict.get("identical") is False else 0
 
 
@@ -281,9 +301,9 @@ def run_runs(options: argparse.Namespace) -> None:
     if not rows:
         print("no runs" if not options.over else "no finished runs", file=sys.stderr)
     elif options.json:
-        print("\n".join(map(json.dumps, rows)), flush=True)
+        show("\n".join(map(json.dumps, rows)))
     else:
-        print("\n".join(table(rows)), flush=True)
+        show("\n".join(map(one_line, table(rows))))
 
 
 def run_config(options: argparse.Namespace) -> None:
@@ -294,7 +314,7 @@ def run_config(options: argparse.Namespace) -> None:
     text = dump(load_config(None), comments=True)
     file = options.check
     if not file:
-        print(text, end="")
+        show(text.removesuffix("\n"))
     elif not file.is_file() or file.read_text("utf-8", errors="replace") != text:
         command = f"python -m {__package__} config > {file}"
         raise CommandError(f"{file}: this is not what config prints; write it anew: {command}")
@@ -329,18 +349,33 @@ def run_source(run: Path, arguments: list[str] | None) -> int:
 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse a folder that is not that of a run, and an option that needs another one."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise CommandError("the current folder is gone; change to one that exists") from None
     for name in ("run", "resume", "init_from"):
         folder = getattr(options, name, None)
-        is_file = name == "init_from" and folder and folder.is_file()
-        if folder and not is_file and not (folder / "config.yaml").is_file():
+        is_file = name == "init_from" and folder and os.path.isfile(folder)
+        if folder and not is_file and not os.path.isfile(folder / "config.yaml"):
             raise CommandError(f"{folder}: not the folder of a run: there is no config.yaml in it")
     if getattr(options, "partial", False) and not options.init_from:
         raise CommandError("--partial needs --init-from, which says what to load")
 
 
-def print_json(value: Any) -> None:
+def show(text: str) -> None:
     """Print a result at once, so that what reads it need not wait."""
-    print(json.dumps(value), flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise OutputError(f"stdout: cannot be written: {error.strerror}") from None
+
+
+def discard_output() -> None:
+    """Let Python write the rest of the output, which it does when it ends, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
     source = {"source": record.fingerprint(PACKAGE, pattern="*.py")}
     check_surroundings(folder, before, differences({"source": before["source"]}, source), force)
     torch.set_num_threads(before["threads"])  # the bits depend on it
-    run = Run(load_config(folder / "config.yaml"), root)
+    run = Run(load_config(folder / "config.yaml"), root, beside=folder)
     if before["parent"]:
         run.init_from(root / before["parent"], partial=True)
     manifest = run.manifest(verify_data)

@@ -29,7 +29,7 @@ def start_or_continue(
     """
     record.check_name(name)
     settings = load_config(path, overrides)
-    folder = root / Path(settings.output_dir).expanduser() / name
+    folder = record.resolve_output(root, settings.output_dir) / name
     if not (folder / "config.yaml").exists():
         return train(path, overrides, root, **start, name=name)
     old = load_config(folder / "config.yaml")
@@ -84,7 +84,8 @@ def resume(folder: Path, overrides: list[str], root: Path, verify_data: bool = F
         return folder
     # The data is prepared with what the run has learnt from it, and not with what it would today.
     state = checkpoint.load_latest(folder / "checkpoints")
-    run = Run(settings, root, learnt=None if state is None else state.get("task"))
+    learnt = None if state is None else state.get("task")
+    run = Run(settings, root, learnt, beside=folder)
     facts = load_for_resume(run, folder, state, verify_data)
     run.check()
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}

@@ -94,13 +94,24 @@ class Run:
         settings: the resolved config.
         root: the folder that relative paths in the config start from.
         learnt: what the task of an earlier run has learnt; None: learn from the training split.
+        beside: an earlier run, which the config is from. Nothing is written in its `output_dir`,
+            which may be that of another machine, but where the run is.
     """
 
-    def __init__(self, settings: Config, root: Path, learnt: Facts | None = None) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        root: Path,
+        learnt: Facts | None = None,
+        beside: Path | None = None,
+    ) -> None:
         self.settings = settings
         self.root = root
         self.learnt = learnt
-        self.output_dir = root / Path(settings.output_dir).expanduser()
+        if beside:
+            self.output_dir = beside.absolute().parent
+        else:
+            self.output_dir = record.resolve_output(root, settings.output_dir)
         self.folder = Path()  # until a run folder is opened, which the first process does
         self.hashes = ""  # until the data is hashed
         self.parent = {"parent": "", "parent_digest": ""}  # the run it started from
@@ -305,6 +316,7 @@ class Run:
     def open_folder(self, folder: Path) -> None:
         """Log to a run folder, which no other process may be writing to."""
         self.folder = folder
+        record.refuse_links(folder)
         self.logger.open(folder)
         options = config.flat(self.settings)
         self.logger.describe(config.dump(self.settings), options)

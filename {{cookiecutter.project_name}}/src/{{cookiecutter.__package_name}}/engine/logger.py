@@ -29,6 +29,7 @@ from tqdm import tqdm
 NOT_SCALARS = ("step", "epoch", "split", "time")
 SECONDS_BETWEEN_LINES = 10  # of the train split, where no progress bar can be shown
 SECONDS_BETWEEN_FLUSHES = 10  # of TensorBoard's file, which a checkpoint flushes too
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the end of a line
 TITLES = {
     "lr": "learning rate",
     "rate": "samples a second",
@@ -167,13 +168,14 @@ class Logger:
 
     @staticmethod
     def info(text: str) -> None:
-        """Print a text on stderr, above the progress bar if there is one.
+        """Print a line on stderr, above the progress bar if there is one.
 
-        Training continues if the terminal or pipe behind stderr was closed.
+        Training continues if the terminal or pipe behind stderr was closed. Characters that control
+        a terminal, which a label may have, become question marks.
         """
         if sys.stderr is not None:
             with suppress(OSError, ValueError):
-                tqdm.write(text, file=sys.stderr)
+                tqdm.write(CONTROLS.sub("?", text), file=sys.stderr)
 
     def state_dict(self) -> State:
         """Return the length of the log in bytes, all of them synced, and the seconds so far."""
@@ -293,15 +295,18 @@ class Board:
     def __init__(
         self, folder: Path, purge_step: int | None = None, kept: Iterable[Record] = ()
     ) -> None:
+        from unittest.mock import patch
+
         from torch.utils.tensorboard import SummaryWriter  # takes 0.2 s
 
         # TensorBoard reads event files in the order of their names, which begin with the second
         # in which they were made. Two of the same second could be read in the wrong order.
         while any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
             time.sleep(0.05)
-        self.writer: Any = SummaryWriter(
-            str(folder), purge_step=purge_step, flush_secs=SECONDS_BETWEEN_FLUSHES
-        )
+        with patch("socket.gethostname", return_value="run"):  # it would be in the file's name
+            self.writer: Any = SummaryWriter(
+                str(folder), purge_step=purge_step, flush_secs=SECONDS_BETWEEN_FLUSHES
+            )
         self.first_step = purge_step or 0
         self.names: dict[str, list[str]] = {}  # of the numbers that each split has
         for record in kept:
