@@ -32,6 +32,8 @@ class OutputError(OSError):
     """A result cannot be printed, for example to a full disk."""
 
     exit_code = 1
+
+
 def find_project(*folders: Path) -> Path | None:
     """The first of these folders that is this project, and not another that is around it."""
     for folder in folders:

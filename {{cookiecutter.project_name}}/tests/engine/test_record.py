@@ -165,7 +165,15 @@ def test_a_fingerprint_with_a_pattern_covers_files_of_that_kind_only(tmp_path: P
     assert record.fingerprint(tmp_path, pattern="*.py") != before
 
 
-LITTER = (".DS_Store", "Thumbs.db", "sub/desktop.ini", "__pycache__/a.csv", ".ipynb_checkpoints/a.csv", "sub/.DS_Store", "sub/._a.csv")
+LITTER = (
+    ".DS_Store",
+    "Thumbs.db",
+    "sub/desktop.ini",
+    "__pycache__/a.csv",
+    ".ipynb_checkpoints/a.csv",
+    "sub/.DS_Store",
+    "sub/._a.csv",
+)
 
 
 @pytest.mark.parametrize("name", LITTER)

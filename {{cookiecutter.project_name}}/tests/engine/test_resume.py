@@ -746,8 +746,12 @@ def changed(settings: Config, key: str) -> Config:
         other = value + 1
     else:
         other = "other"
-    owner = replace(owner, **{name: other})
-    return replace(settings, **{section: owner}) if section else owner
+    changes: dict[str, Any] = {name: other}
+    owner = replace(owner, **changes)
+    if not section:
+        return owner
+    in_section: dict[str, Any] = {section: owner}
+    return replace(settings, **in_section)
 
 
 def test_an_option_can_be_another_on_resume_only_if_it_leaves_the_run_the_same() -> None:

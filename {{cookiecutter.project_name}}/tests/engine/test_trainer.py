@@ -457,9 +457,7 @@ def test_the_rate_counts_the_time_of_training_alone(monkeypatch: pytest.MonkeyPa
 
 def test_the_rate_has_one_decimal(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 3.0, 3.0, 3.0])
-    monkeypatch.setattr(
-        trainer_module, "time", SimpleNamespace(perf_counter=lambda: next(clock))
-    )
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     _, log, _ = fit(train=batches([1.0], 1))
     assert lines_of(log, "train", "rate") == [0.3]  # a sample in three seconds
 
@@ -514,8 +512,9 @@ def test_weights_are_saved_though_their_sum_is_too_large(value: float, dtype: to
 
 def test_nothing_is_saved_if_only_the_last_parameter_is_not_finite() -> None:
     saved: list[str] = []
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    nn.init.constant_(model[1].bias, math.nan)
+    last = nn.Linear(2, 1)
+    nn.init.constant_(last.bias, math.nan)
+    model = nn.Sequential(nn.Linear(2, 2), last)
     with pytest.raises(TrainingError, match="a weight is not finite"):
         build(model=model, save=saved.append).checkpoint("last")
     assert saved == []
