@@ -73,11 +73,17 @@ class Forks:
         assert found == str(exit_code), printed
         return printed
 
-    def command(self, project: Path, *words: str, exit_code: int = 0, **variables: str) -> str:
+    def command(
+        self,
+        project: Path,
+        *words: str,
+        exit_code: int = 0,
+        variables: dict[str, str] | None = None,
+    ) -> str:
         """What `python -m PACKAGE WORDS` prints."""
         return self.run(project, COMMAND.format(words=list(words)), exit_code, variables)
 
-    def kill(self, project: Path, *words: str, **variables: str) -> None:
+    def kill(self, project: Path, *words: str, variables: dict[str, str] | None = None) -> None:
         """`python -m PACKAGE WORDS`, which is killed after the eighth line of its log."""
         self.run(project, KILLED.format(words=list(words)), 9, variables)
 
@@ -379,11 +385,11 @@ def test_a_run_that_is_killed_and_resumed_is_one_run_in_the_tracker(
         "MLFLOW_ALLOW_FILE_STORE": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    forks.kill(project, "train", "--run", "sent", *OPTIONS, **variables)
+    forks.kill(project, "train", "--run", "sent", *OPTIONS, variables=variables)
     (run,) = runs_of(tmp_path / "mlruns")
     before = points(run)
     folder = project / "runs" / "sent"
-    printed = forks.command(project, "train", "--resume", str(folder), **variables)
+    printed = forks.command(project, "train", "--resume", str(folder), variables=variables)
     assert "warning: tracker" not in printed
     assert runs_of(tmp_path / "mlruns") == [run]
     assert (run / "tags" / "mlflow.runName").read_text("utf-8") == folder.name
