@@ -12,7 +12,8 @@ import traceback
 from typing import Any
 
 # What a run imports, much of it late.
-for name in ("torch._inductor", "torch.distributed.fsdp", "torch.utils.tensorboard", "tqdm", "yaml"):
+LATE = ("torch._inductor", "torch.distributed.fsdp", "torch.utils.tensorboard", "tqdm", "yaml")
+for name in LATE:
     importlib.import_module(name)
 
 
