@@ -4,6 +4,7 @@ Each line of stdin is a JSON object: `folder` is where `code` runs, `variables` 
 prints goes into the file `output`. Its exit code is a line of stdout.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -11,8 +12,9 @@ import traceback
 from typing import Any
 
 # What a run imports, much of it late.
-import tqdm  # noqa: F401
-import yaml  # noqa: F401
+LATE = ("torch._inductor", "torch.distributed.fsdp", "torch.utils.tensorboard", "tqdm", "yaml")
+for name in LATE:
+    importlib.import_module(name)
 
 
 def run(job: dict[str, Any]) -> int:
