@@ -49,8 +49,11 @@ COMBINATIONS = [
     for values in itertools.product(*[CHOICES[field] for field in MANY])
 ]
 FILES = """
-    README.md LICENSE pyproject.toml .gitignore .github/workflows/ci.yml
-    configs/default.yaml data/README.md docs/trackers.md
+    README.md AGENTS.md LICENSE MANIFEST.in pyproject.toml .gitattributes .gitignore
+    .pre-commit-config.yaml .github/dependabot.yml .github/workflows/ci.yml
+    configs/default.yaml data/README.md src/my_pytorch_project/py.typed
+    docs/curriculum.md docs/distillation.md docs/export.md docs/gan.md docs/profiling.md
+    docs/search.md docs/streaming.md docs/trackers.md
 """
 MODULES = """
     __init__ __main__ data evaluate metrics model reproduce resume runs task train
@@ -61,11 +64,11 @@ MODULES = """
 TESTS = """
     test_data test_metrics test_model test_task
     engine/conftest engine/processes engine/test_architecture engine/test_checkpoint
-    engine/test_config engine/test_distributed engine/test_evaluate engine/test_figures
-    engine/test_loader engine/test_logger engine/test_main engine/test_measure
+    engine/test_config engine/test_damage engine/test_distributed engine/test_evaluate
+    engine/test_figures engine/test_loader engine/test_logger engine/test_main engine/test_measure
     engine/test_named_run engine/test_optim engine/test_record engine/test_reproduce
     engine/test_resume engine/test_runs engine/test_share engine/test_source engine/test_split
-    engine/test_table engine/test_train engine/test_trainer engine/tiny
+    engine/test_systems engine/test_table engine/test_train engine/test_trainer engine/tiny
 """
 
 
@@ -96,7 +99,8 @@ def test_a_project_has_exactly_these_files(task: str, bakes: dict[str, Path]) ->
 
 
 def test_the_machine_and_its_tests_are_the_same_for_every_task(bakes: dict[str, Path]) -> None:
-    yours = {"README.md", "pyproject.toml", "configs/default.yaml", "data/README.md"}
+    yours = {"README.md", "AGENTS.md", "pyproject.toml", "configs/default.yaml", "data/README.md"}
+    yours |= {path for path in tree(bakes["text"]) if path.startswith("docs/")}
     for name in ("task", "data", "model", "metrics"):
         yours |= {f"src/my_pytorch_project/{name}.py", f"tests/test_{name}.py"}
     same = [
@@ -136,16 +140,6 @@ def test_nothing_of_jinja_is_left(task: str, bakes: dict[str, Path]) -> None:
         if path == ".github/workflows/ci.yml":
             text = re.sub(r"\$\{\{ [a-z.]+ \}\}", "", text)  # GitHub's own
         assert not re.search(r"cookiecutter\.|\{\{|\{%|\{#", text), path
-
-
-def test_the_workflow_keeps_the_expressions_of_github(default_bake: Path) -> None:
-    workflow = yaml.safe_load((default_bake / ".github/workflows/ci.yml").read_text("utf-8"))
-    job = workflow["jobs"]["test"]
-    assert "3.11" in job["strategy"]["matrix"]["python"]
-    steps = [step for step in job["steps"] if "setup-python" in step.get("uses", "")]
-    assert [step["with"]["python-version"] for step in steps] == ["${{ matrix.python }}"]
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert {"ruff check .", "ruff format --check .", "mypy", "pytest"} <= set(commands)
 
 
 @pytest.mark.parametrize("chosen", COMBINATIONS, ids=lambda chosen: "-".join(chosen.values()))

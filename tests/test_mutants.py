@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm import run_module
 
 PATCHES = sorted(Path(__file__).with_name("mutants").glob("*.patch"))
 
@@ -33,13 +33,8 @@ def test_a_mutant_is_found(default_bake: Path, tmp_path: Path, patch: Path) -> N
     assert found_by
     project = Path(shutil.copytree(default_bake, tmp_path / "project"))
     apply(patch, project)
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", *found_by[1].split()],
-        cwd=project,
-        env={**os.environ, "PYTEST_ADDOPTS": ""},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-    )
+    words = ("-x", "-q", *found_by[1].split())
+    environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+    result = run_module("pytest", *words, folder=project, env=environment)
     assert result.returncode == 1, result.stdout  # 1: a test failed, and not its collection
     assert " failed" in result.stdout

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import TASKS, TEMPLATE
 from PIL import Image
+from warm import run_module
 
 PACKAGE = "my_pytorch_project"
 Blocks = list[tuple[str, str]]  # language and code
@@ -38,15 +39,8 @@ def section(project: Path, title: str) -> Blocks:
 
 
 def run(project: Path, *words: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
-    source = str(project / "src")
-    result = subprocess.run(
-        [sys.executable, "-m", PACKAGE, *words],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": source},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-    )
+    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    result = run_module(PACKAGE, *words, folder=project, env=environment)
     assert (result.returncode == 0) is succeeds, result.stderr
     return result
 
@@ -168,8 +162,8 @@ def test_an_option_is_added_and_written_by_one_command(project: Path) -> None:
     (project / path).write_text(run(project, *words[3:]).stdout, encoding="utf-8")
     assert "depth: 2 " in (project / path).read_text("utf-8")
     tests = ["tests/test_task.py", "-k", "default_config"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    result = subprocess.run(command, cwd=project, capture_output=True, encoding="utf-8")
+    options = ("-q", "-p", "no:cacheprovider")
+    result = run_module("pytest", *options, *tests, folder=project, env={**os.environ})
     assert result.returncode == 0, result.stdout
 
 

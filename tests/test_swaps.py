@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TASKS, tree
+from warm import run_module
 
 PACKAGE = "my_pytorch_project"
 SWAPS = Path(__file__).with_name("swaps")
@@ -32,14 +33,8 @@ def run(
     project: Path, *words: str, module: tuple[str, ...] = (PACKAGE,)
 ) -> subprocess.CompletedProcess[str]:
     """`python -m MODULE WORDS` in a project, where it must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", *module, *words],
-        cwd=project,
-        env=environment(project),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-    )
+    name, *others = module
+    done = run_module(name, *others, *words, folder=project, env=environment(project))
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

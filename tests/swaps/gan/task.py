@@ -30,20 +30,17 @@ class GanTrainer(Trainer):
         super().__post_init__()
         # Without DistributedDataParallel, which wants gradients of all weights in each backward.
         self.model = getattr(self.model, "module", self.model)
-        self.second = torch.optim.Adam(self.weights_of("discriminator"))
-
-    def weights_of(self, player: str) -> list[nn.Parameter]:
-        return [weight for name, weight in self.model.named_parameters() if player in name]
+        self.second = torch.optim.Adam(self.model.get_submodule("discriminator").parameters())
 
     def update(self, micro_batches: Sequence[MicroBatch], total: int) -> None:
         """Make a step of each optimizer: they leave weights without a gradient alone."""
-        for name, optimizer in (("discriminator", self.second), ("generator", self.optimizer)):
-            weights = self.weights_of(name)
+        for player, optimizer in (("discriminator", self.second), ("generator", self.optimizer)):
+            weights = list(self.model.get_submodule(player).parameters())
             self.model.zero_grad()
             for number, micro_batch in zip(self.share.mine, micro_batches, strict=True):
                 self.manual_seed(self.seed, self.step, number)
                 output = self.forward_batch(micro_batch)
-                loss = output.values[name][: micro_batch.size].sum()
+                loss = output.values[player][: micro_batch.size].sum()
                 torch.autograd.backward(loss / total, inputs=weights)
                 self.pending.append({"loss": loss.detach()})
             for weight in weights:

@@ -5,23 +5,55 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 # The code of a run, which --source run starts, gets the folder of the project from this variable.
 ROOT_VARIABLE = "RUN_SOURCE_ROOT"
-PARENTS = Path(__file__).resolve().parents
-FOUND = next((path for path in PARENTS if (path / "pyproject.toml").exists()), Path.cwd())
-ROOT = Path(os.environ.get(ROOT_VARIABLE, FOUND))
-DEFAULT = ROOT / "configs" / "default.yaml"
+PACKAGE = Path(__file__).resolve().parent
 VERIFY_HELP = "read all data again, even what has not changed in size and time since the last run"
+
+if not __package__:  # this file itself is run, as editors do
+    __package__ = PACKAGE.name
+    sys.path[0] = str(PACKAGE.parent)
+
+from .engine.task import one_line  # noqa: E402
 
 
 class CommandError(ValueError):
     """The command is wrong."""
 
     exit_code = 2
+
+
+class OutputError(OSError):
+    """A result cannot be printed, for example to a full disk."""
+
+    exit_code = 1
+def find_project(*folders: Path) -> Path | None:
+    """The first of these folders that is this project, and not another that is around it."""
+    for folder in folders:
+        places = (folder / "src" / PACKAGE.name, folder / PACKAGE.name)
+        has_package = any(place.is_dir() for place in places)
+        if has_package and (folder / "pyproject.toml").is_file():
+            return folder
+    return None
+
+
+HERE = Path.cwd()
+# A checkout has its package in src; what is installed elsewhere is used where the user is.
+PROJECT = find_project(PACKAGE.parents[1], HERE, *HERE.parents, *PACKAGE.parents)
+ROOT = Path(os.environ.get(ROOT_VARIABLE, PROJECT or HERE))
+DEFAULT = ROOT / "configs" / "default.yaml"
+
+
+def root_of(run: Path) -> Path:
+    """The folder that relative paths in the config of a run start from."""
+    if PROJECT or ROOT_VARIABLE in os.environ:
+        return ROOT
+    return find_project(*run.resolve().parents) or ROOT
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # before there was anything to save, or for the second time
         return 130
     except BrokenPipeError:  # the reader of the results, such as `head`, is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 0
     except Exception as error:
         if not hasattr(error, "exit_code"):
@@ -52,19 +84,23 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             # An error of a worker has a traceback in its text, with the message after its type.
             message = str(error).rpartition(f"{type(error).__name__}: ")[2]
-            print(f"error: {message.strip()}", file=sys.stderr)
+            print(f"error: {one_line(message.strip())}", file=sys.stderr)
         return int(error.exit_code)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command and its options."""
-    parser = argparse.ArgumentParser(f"python -m {__package__}")
+    program = Path(sys.argv[0]).name
+    if program == "__main__.py":
+        program = f"python -m {__package__}"
+    parser = argparse.ArgumentParser(program)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a new run, or continue one")
     train.set_defaults(run_command=run_train)
     train.formatter_class = argparse.RawDescriptionHelpFormatter
-    train.epilog = DEFAULT.read_text("utf-8") if DEFAULT.exists() else None
+    with suppress(OSError):
+        train.epilog = DEFAULT.read_text("utf-8", "replace")
     train.add_argument("words", nargs="*", metavar="CONFIG, section.key=value")
     train.add_argument(
         "--run", dest="name", metavar="NAME", help="start the run of this name, or continue it"
@@ -81,9 +117,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     add_commands_about_runs(commands)
     add_runs(commands)
-
-    config = commands.add_parser("config", help="print every option with its default, as YAML")
-    config.set_defaults(run_command=run_config)
+    add_config(commands)
     options, others = parser.parse_known_args(arguments)
     # What argparse does not know are words that come after an option that comes after words.
     unknown = [word for word in others if word.startswith("-") or options.command != "train"]
@@ -165,11 +199,21 @@ def add_runs(commands: Any) -> None:
     runs.add_argument("--json", action="store_true", help="print a JSON object a line")
 
 
+def add_config(commands: Any) -> None:
+    """Add the command that prints the options."""
+    config = commands.add_parser("config", help="print every option with its default, as YAML")
+    config.set_defaults(run_command=run_config)
+    check_help = "compare a file with it; exit code 2 if it differs"
+    config.add_argument("--check", type=Path, metavar="FILE", help=check_help)
+
+
 def run_train(options: argparse.Namespace) -> None:
     """Train a new run, or continue one, and print its folder."""
     words = options.words
-    config = DEFAULT
-    has_config = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
+    config: Path | None = DEFAULT
+    if PROJECT is None and not DEFAULT.exists():
+        config = None  # every option has a default
+    has_config = bool(words) and ("=" not in words[0] or os.path.isfile(words[0]))
     if has_config:
         config = Path(words[0])
         words = words[1:]
@@ -182,24 +226,35 @@ def run_train(options: argparse.Namespace) -> None:
     if options.resume:
         from .resume import resume
 
-        print(resume(options.resume, words, ROOT, options.verify_data))
+        root = root_of(options.resume)
+        show(str(resume(options.resume, words, root, options.verify_data)))
         return
     start = {name: getattr(options, name) for name in ("init_from", "partial", "verify_data")}
-    if has_name:
+    try:
+        show(str(start_run(options.name, config, words, **start)))
+    except ValueError as error:
+        if config or not hasattr(error, "exit_code"):
+            raise
+        hint = "run train in the folder of the project, or give the path of its data"
+        raise CommandError(f"{error}; {hint}") from None
+
+
+def start_run(name: str | None, config: Path | None, words: list[str], **start: Any) -> Path:
+    """Train a new run, or start or continue the run of a name; returns its folder."""
+    if name is not None:
         from .resume import start_or_continue
 
-        print(start_or_continue(options.name, config, words, ROOT, **start))
-        return
+        return start_or_continue(name, config, words, ROOT, **start)
     from .train import train
 
-    print(train(config, words, ROOT, **start))
+    return train(config, words, ROOT, **start)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Print the metrics of a run."""
     from .evaluate import evaluate
 
-    print_json(evaluate(options.run, options.split, options.checkpoint, ROOT))
+    show(json.dumps(evaluate(options.run, options.split, options.checkpoint, root_of(options.run))))
 
 
 def run_predict(options: argparse.Namespace) -> None:
@@ -208,21 +263,29 @@ def run_predict(options: argparse.Namespace) -> None:
 
     inputs: Iterable[str] = options.inputs
     if options.inputs == ["-"]:
-        # In UTF-8 whatever the locale is; bytes that are not become surrogates.
-        sys.stdin.reconfigure(  # type: ignore[union-attr]
-            encoding="utf-8-sig", errors="surrogateescape", newline="\n"
-        )
-        inputs = (line.rstrip("\r\n") for line in sys.stdin)
+        inputs = lines_of_stdin()
     for answer in predict(options.run, inputs):
-        print_json(answer)
+        show(json.dumps(answer))
+
+
+def lines_of_stdin() -> Iterator[str]:
+    """The lines, in UTF-8 whatever the locale is; bytes that are not become surrogates."""
+    sys.stdin.reconfigure(  # type: ignore[union-attr]
+        encoding="utf-8-sig", errors="surrogateescape", newline="\n"
+    )
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except OSError as error:
+        raise CommandError(f"stdin: cannot be read: {error}") from None
 
 
 def run_reproduce(options: argparse.Namespace) -> int:
     """Run a run again and print the verdict."""
     from .reproduce import reproduce
 
-    verdict = reproduce(options.run, ROOT, options.force, options.verify_data)
-    print_json(verdict)
+    verdict = reproduce(options.run, root_of(options.run), options.force, options.verify_data)
+    show(json.dumps(verdict))
     return 3 if verdict.get("identical") is False else 0
 
 
@@ -238,9 +301,9 @@ def run_runs(options: argparse.Namespace) -> None:
     if not rows:
         print("no runs" if not options.over else "no finished runs", file=sys.stderr)
     elif options.json:
-        print("\n".join(map(json.dumps, rows)), flush=True)
+        show("\n".join(map(json.dumps, rows)))
     else:
-        print("\n".join(table(rows)), flush=True)
+        show("\n".join(map(one_line, table(rows))))
 
 
 def run_config(options: argparse.Namespace) -> None:
@@ -248,7 +311,13 @@ def run_config(options: argparse.Namespace) -> None:
     from .engine.config import dump
     from .train import load_config
 
-    print(dump(load_config(None), comments=True), end="")
+    text = dump(load_config(None), comments=True)
+    file = options.check
+    if not file:
+        show(text.removesuffix("\n"))
+    elif not file.is_file() or file.read_text("utf-8", errors="replace") != text:
+        command = f"python -m {__package__} config > {file}"
+        raise CommandError(f"{file}: this is not what config prints; write it anew: {command}")
 
 
 def run_source(run: Path, arguments: list[str] | None) -> int:
@@ -271,7 +340,7 @@ def run_source(run: Path, arguments: list[str] | None) -> int:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONDONTWRITEBYTECODE": "1",
-        ROOT_VARIABLE: str(ROOT),
+        ROOT_VARIABLE: str(root_of(run)),
     }
     if os.name == "posix":
         os.execve(sys.executable, command, environment)
@@ -280,18 +349,33 @@ def run_source(run: Path, arguments: list[str] | None) -> int:
 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse a folder that is not that of a run, and an option that needs another one."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise CommandError("the current folder is gone; change to one that exists") from None
     for name in ("run", "resume", "init_from"):
         folder = getattr(options, name, None)
-        is_file = name == "init_from" and folder and folder.is_file()
-        if folder and not is_file and not (folder / "config.yaml").is_file():
+        is_file = name == "init_from" and folder and os.path.isfile(folder)
+        if folder and not is_file and not os.path.isfile(folder / "config.yaml"):
             raise CommandError(f"{folder}: not the folder of a run: there is no config.yaml in it")
     if getattr(options, "partial", False) and not options.init_from:
         raise CommandError("--partial needs --init-from, which says what to load")
 
 
-def print_json(value: Any) -> None:
+def show(text: str) -> None:
     """Print a result at once, so that what reads it need not wait."""
-    print(json.dumps(value), flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise OutputError(f"stdout: cannot be written: {error.strerror}") from None
+
+
+def discard_output() -> None:
+    """Let Python write the rest of the output, which it does when it ends, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

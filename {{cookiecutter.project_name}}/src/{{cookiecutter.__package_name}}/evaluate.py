@@ -13,7 +13,7 @@ from torch import nn
 from .engine import checkpoint, distributed, record
 from .engine.logger import null_if_not_finite
 from .engine.record import Facts
-from .engine.task import DataError
+from .engine.task import DataError, one_line
 from .task import Task
 from .train import PACKAGE, Run, load_config
 
@@ -37,13 +37,12 @@ def evaluate(folder: Path, split: str, name: str, root: Path) -> Facts:
     """The metrics of a checkpoint on a split of today's data, on whatever device there is."""
     warn_of_other_source(folder)
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pt")
-    if "task" not in state:
-        raise checkpoint.CheckpointError("not a checkpoint of this project: task is missing")
+    checkpoint.check_like(state, {"task": {}, "trainer": {"step": 0}})
     # What only training needs must not stop an evaluation on other data or another machine.
     changes = ["device=auto", "sharding=false", "loader.drop_last=false"]
     changes += ["optim.warmup=0", "optim.groups={}", "optim.ema=0"]
     settings = load_config(folder / "config.yaml", changes)
-    run = Run(settings, root, learnt=state["task"])
+    run = Run(settings, root, learnt=state["task"], beside=folder)
     restore({"weights": checkpoint.weights_of(state)}, {"weights": run.model})
     if split not in run.loaders:
         raise record.RunError(f"the data has no {split} split; there are: {', '.join(run.loaders)}")
@@ -68,7 +67,7 @@ def warn_of_other_data(run: Run, folder: Path) -> None:
     manifest = record.read(folder / "manifest.json")
     run.hash_data()
     if manifest.get("data") != record.fingerprint_of(run.hashes):
-        print(f"warning: {run.data_changed(folder)}", file=sys.stderr)
+        print(f"warning: {one_line(run.data_changed(folder))}", file=sys.stderr)
 
 
 def warn_of_other_source(folder: Path) -> None:
@@ -109,4 +108,4 @@ def parsed(task: Task, inputs: Iterable[str], errors: list[Exception]) -> Iterat
             yield from task.samples(text)
         except (ValueError, LookupError, OSError) as error:
             errors.append(error)
-            print(f"error: input {number}: {error}", file=sys.stderr)
+            print(f"error: input {number}: {one_line(str(error))}", file=sys.stderr)

@@ -4,6 +4,7 @@ import shlex
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,11 +46,14 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
         raise record.RunError(f"{folder}: this run is not finished; finish it with train --resume")
     keys = ("python", "packages", "threads", "processes", "parent", *INPUTS)
     before = record.read(folder / "manifest.json", *keys)
+    # Damage shows now, and not after the run.
+    read_log(folder / "metrics.jsonl")
+    last_step = last_step_of(folder)
     # The config of a run may have options that other code does not know, so this comes first.
     source = {"source": record.fingerprint(PACKAGE, pattern="*.py")}
     check_surroundings(folder, before, differences({"source": before["source"]}, source), force)
     torch.set_num_threads(before["threads"])  # the bits depend on it
-    run = Run(load_config(folder / "config.yaml"), root)
+    run = Run(load_config(folder / "config.yaml"), root, beside=folder)
     if before["parent"]:
         run.init_from(root / before["parent"], partial=True)
     manifest = run.manifest(verify_data)
@@ -61,14 +65,18 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
     if differing.keys() & {"python", *before["packages"], *manifest["packages"]}:
         run.logger.info(environment_commands(folder, before["python"], before["packages"]))
     check_surroundings(folder, before, differing, force)
-    # Damage shows now, and not after the run.
-    read_log(folder / "metrics.jsonl")
-    last_step = checkpoint.load(folder / "checkpoints" / "last.pt")["trainer"]["last_step"]
     # However fast this machine is, time is up after the same step.
     run.trainer.is_time_up = lambda: run.trainer.step == last_step
     run.start(manifest)
     again = run.execute()
     return verdict(folder, again, differing) if run.is_main else {}
+
+
+def last_step_of(folder: Path) -> Any:
+    """The step with which the time of a run was up; 0 if it was not."""
+    state = checkpoint.load(folder / "checkpoints" / "last.pt")
+    checkpoint.check_like(state, {"model_state_dict": {}, "trainer": {"last_step": 0}})
+    return state["trainer"]["last_step"]
 
 
 def surroundings(before: Facts, now: Facts) -> dict[str, str]:
@@ -89,7 +97,7 @@ def environment_commands(folder: Path, python: str, packages: dict[str, str]) ->
         f"    python{python.rpartition('.')[0]} -m venv venv && venv/bin/pip install {what}\n"
         f"or  uv venv --python {python} venv && uv pip install --python venv {what}"
     )
-    build = packages.get("torch", "").partition("+")[2]
+    build = str(packages.get("torch")).partition("+")[2]
     if build:  # such as cpu or cu130
         lines += f"\nand for torch's {build} build see https://pytorch.org/get-started/locally"
     return lines
@@ -196,7 +204,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints of a run by their steps, without those that cannot be read."""
     found = {}
     for path in (folder / "checkpoints").glob("*.pt"):
-        with suppress(checkpoint.CheckpointError):
+        with suppress(checkpoint.CheckpointError, LookupError, TypeError):
             found[checkpoint.load(path)["trainer"]["step"]] = path
     return found
 

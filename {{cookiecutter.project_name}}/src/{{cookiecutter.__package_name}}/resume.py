@@ -1,7 +1,8 @@
 """Continue a run in place, exactly where its last checkpoint stands, or start it."""
 
-import os
+import math
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 
 from .engine import checkpoint, config, record
 from .engine.record import Facts
-from .train import Config, Run, load_config, train
+from .engine.trainer import Trainer
+from .train import Config, Run, load_config, relative, train
 
 CAN_CHANGE = ("device", "loader.num_workers")
 """options of which a run that continues can have another value"""
@@ -18,7 +20,7 @@ ABOUT_FOLDERS = ("name", "output_dir")
 
 
 def start_or_continue(
-    name: str, path: Path, overrides: list[str], root: Path, **start: Any
+    name: str, path: Path | None, overrides: list[str], root: Path, **start: Any
 ) -> Path:
     """Continue the run in the folder `name` of output_dir, or start it if there is none.
 
@@ -27,7 +29,7 @@ def start_or_continue(
     """
     record.check_name(name)
     settings = load_config(path, overrides)
-    folder = root / Path(settings.output_dir).expanduser() / name
+    folder = record.resolve_output(root, settings.output_dir) / name
     if not (folder / "config.yaml").exists():
         return train(path, overrides, root, **start, name=name)
     old = load_config(folder / "config.yaml")
@@ -59,7 +61,7 @@ def check_same(folder: Path, old: Config, settings: Config) -> None:
 def check_parent(folder: Path, init_from: Path | None, root: Path) -> None:
     """Refuse to continue a run that began from other weights."""
     before = record.read(folder / "manifest.json", "parent")["parent"]
-    now = os.path.relpath(init_from, root) if init_from else ""
+    now = relative(init_from, root) if init_from else ""
     if now != before:
         raise record.RunError(
             f"{folder}: this run began from {before or 'new weights'}, "
@@ -82,11 +84,12 @@ def resume(folder: Path, overrides: list[str], root: Path, verify_data: bool = F
         return folder
     # The data is prepared with what the run has learnt from it, and not with what it would today.
     state = checkpoint.load_latest(folder / "checkpoints")
-    run = Run(settings, root, learnt=state.get("task") if state else None)
+    learnt = None if state is None else state.get("task")
+    run = Run(settings, root, learnt, beside=folder)
     facts = load_for_resume(run, folder, state, verify_data)
     run.check()
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}
-    logger_state = state["logger"] if state else {"bytes": 0, "seconds": 0}
+    logger_state = {"bytes": 0, "seconds": 0} if state is None else state["logger"]
     if run.is_main:
         reopen(run, folder, {**entry, **facts}, logger_state)
     return run.execute()
@@ -131,11 +134,57 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
         raise record.RunError(
             f"{run.data_changed(folder)}; use --init-from to start a new run from its weights"
         )
-    if state:
+    if state is not None:
+        check_state(run, state)
+        run.logger.check(state["logger"])
+        if state["trainer"]["best"]:  # which the end of the run needs
+            weights = checkpoint.weights_of(checkpoint.load(folder / "checkpoints" / "best.pt"))
+            checkpoint.restore({"best.pt": weights}, {"best.pt": run.model})
         checkpoint.restore(state, run.parts)
     elif run.parent["parent"]:
         run.init_from(run.root / run.parent["parent"], partial=True)
     return facts
+
+
+def check_state(run: Run, state: Facts) -> None:
+    """Refuse a checkpoint that lacks what a run has, or that no run with this config can have."""
+    like: Facts = {name: part.state_dict() for name, part in run.parts.items()}
+    del like["model_state_dict"]  # torch checks it when it is loaded
+    like["trainer"] = Trainer.state_dict(run.trainer)  # without what a trainer of the task adds
+    like["logger"] = {"bytes": 0, "seconds": 0.0}
+    checkpoint.check_like(state, like)
+    trainer = state["trainer"]
+    evaluation = {"value": 0.0, "step": 0}
+    if trainer["best"]:
+        like["trainer"]["best"] = {**evaluation, "metric": "", "at": run.trainer.at("val")}
+    like["trainer"]["ranking"] = [evaluation] * len(trainer["ranking"])
+    like["trainer"]["sums"] = dict.fromkeys(trainer["sums"], 0.0)
+    optimizer = like["optimizer_state_dict"]
+    optimizer["state"] = moments_like(run, state["optimizer_state_dict"]["state"])
+    checkpoint.check_like(state, like)
+    limits = dict.fromkeys(("samples", "units_seen", "lr"), math.inf)
+    limits["step"] = run.total_steps
+    for name, value in like["trainer"].items():
+        limit = limits.get(name, trainer["step"])
+        is_number = isinstance(value, int | float)
+        if is_number and not 0 <= trainer[name] <= limit:
+            found = f"expected 0 to {limit}, found {trainer[name]}"
+            raise checkpoint.CheckpointError(f"{checkpoint.MISFIT}: trainer.{name}: {found}")
+
+
+def moments_like(run: Run, moments: Any) -> dict[int, Facts]:
+    """What AdamW has of each parameter of which it has something, or of all if it has nothing.
+
+    It has nothing of a parameter that never got a gradient, and of none if fp16 skipped each step.
+    """
+    like = {}
+    is_adam = isinstance(run.optimizer, torch.optim.AdamW)
+    parameters = chain.from_iterable(group["params"] for group in run.optimizer.param_groups)
+    for index, parameter in enumerate(parameters):
+        if index in moments or not moments:
+            moment = torch.empty(parameter.shape, device="meta")
+            like[index] = {"step": torch.zeros(()), "exp_avg": moment, "exp_avg_sq": moment}
+    return like if is_adam and not run.trainer.scaler.is_enabled() else {}
 
 
 def reopen(run: Run, folder: Path, entry: Facts, logger_state: Facts) -> None:

@@ -74,9 +74,13 @@ def is_run(folder: Path) -> bool:
 
 def read_run(folder: Path) -> Row:
     """The row of a run."""
+    try:
+        path = os.path.relpath(folder)
+    except ValueError:  # on another drive of Windows
+        path = os.path.abspath(folder)
     row: Row = {
         "name": folder.name,
-        "run": os.path.relpath(folder),
+        "run": path,
         "status": "damaged",
         "step": None,
         "began": folder.stat().st_mtime,  # unless its manifest says it

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .data import DataConfig
-from .engine import checkpoint, config, distributed, record, sharding
+from .engine import checkpoint, config, distributed, record
 from .engine.loader import Loader, LoaderConfig
 from .engine.logger import Logger, LoggerConfig, SilentLogger, null_if_not_finite
 from .engine.measure import MetricGroup
@@ -73,6 +73,14 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
+def relative(path: Path, start: Path | str = ".") -> str:
+    """The path from a folder to another, or the whole path to one on another drive of Windows."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return os.path.abspath(path)
+
+
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """The defaults of the machine, then those of the task, then a file, then the command line."""
     defaults = config.load(Config(), None, Task.defaults, source="Task.defaults")
@@ -86,13 +94,24 @@ class Run:
         settings: the resolved config.
         root: the folder that relative paths in the config start from.
         learnt: what the task of an earlier run has learnt; None: learn from the training split.
+        beside: an earlier run, which the config is from. Nothing is written in its `output_dir`,
+            which may be that of another machine, but where the run is.
     """
 
-    def __init__(self, settings: Config, root: Path, learnt: Facts | None = None) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        root: Path,
+        learnt: Facts | None = None,
+        beside: Path | None = None,
+    ) -> None:
         self.settings = settings
         self.root = root
         self.learnt = learnt
-        self.output_dir = root / Path(settings.output_dir).expanduser()
+        if beside:
+            self.output_dir = beside.absolute().parent
+        else:
+            self.output_dir = record.resolve_output(root, settings.output_dir)
         self.folder = Path()  # until a run folder is opened, which the first process does
         self.hashes = ""  # until the data is hashed
         self.parent = {"parent": "", "parent_digest": ""}  # the run it started from
@@ -151,7 +170,7 @@ class Run:
         if self.learnt is None:
             self.task.learn()
         else:
-            self.task.load_state_dict(self.learnt)
+            checkpoint.restore({"task": self.learnt}, {"task": self.task})
         return self.task.datasets()
 
     def settle_micro_batches(self) -> Config:
@@ -168,13 +187,20 @@ class Run:
         torch.manual_seed(self.settings.seed)
         self.model = self.task.build_model().to(self.device)
         if self.settings.sharding:
-            sharding.shard_model(self.model)
-        self.optimizer = build_optimizer(self.settings.optim, self.model)
-        if self.settings.sharding:
-            sharding.shard_optimizer(self.optimizer)
-            if self.settings.optim.ema:
-                raise SetupError("optim.ema: there is no moving average of a sharded model")
+            self.build_sharded_optimizer()
+        else:
+            self.optimizer = build_optimizer(self.settings.optim, self.model)
         self.average = build_average(self.settings.optim, self.model)
+
+    def build_sharded_optimizer(self) -> None:
+        """Shard the model, and build an optimizer for its shards."""
+        from .engine import sharding  # here, since FSDP2 takes more than a second to import
+
+        if self.settings.optim.ema:
+            raise SetupError("optim.ema: there is no moving average of a sharded model")
+        sharding.shard_model(self.model)
+        self.optimizer = build_optimizer(self.settings.optim, self.model)
+        sharding.shard_optimizer(self.optimizer)
 
     def build_trainer(self) -> None:
         """Build what trains the model, and the schedule of its learning rate."""
@@ -256,7 +282,7 @@ class Run:
             hint = "" if partial else "; --partial loads what fits"
             raise record.RunError(f"{path}: {error}{hint}") from None
         digest = record.digest(weights)
-        self.parent = {"parent": os.path.relpath(path, self.root), "parent_digest": digest}
+        self.parent = {"parent": relative(path, self.root), "parent_digest": digest}
 
     def manifest(self, verify_data: bool = False) -> Facts:
         """What runs here: see `record.collect_environment`."""
@@ -290,10 +316,11 @@ class Run:
     def open_folder(self, folder: Path) -> None:
         """Log to a run folder, which no other process may be writing to."""
         self.folder = folder
+        record.refuse_links(folder)
         self.logger.open(folder)
         options = config.flat(self.settings)
         self.logger.describe(config.dump(self.settings), options)
-        if self.is_main and self.task.tracker:
+        if self.is_main and self.task.tracker is not None:
             self.logger.send_to(self.task.tracker(folder, options))
 
     def save(self, name: str) -> None:
@@ -446,7 +473,7 @@ class Run:
         best = "none"
         if self.trainer.best:
             best = "{metric} {value:.4f} on val, step {step}".format(**self.trainer.best)
-        run = os.path.relpath(self.folder)
+        run = relative(self.folder)
         command = f"python -m {__package__}"
         example = shlex.quote(self.task.example())
         self.logger.info(f"run       {run}")
@@ -458,13 +485,13 @@ class Run:
     def tell_how_to_resume(self) -> None:
         """Show why the run stopped, and how to continue it."""
         name = Signals(self.stop.number).name
-        run = os.path.relpath(self.folder)
+        run = relative(self.folder)
         self.logger.info(f"stopped   by {name} after step {self.trainer.step}")
         self.logger.info(f"resume    python -m {__package__} train --resume {run}")
 
 
 def train(
-    path: Path,
+    path: Path | None,
     overrides: list[str],
     root: Path,
     init_from: Path | None = None,
@@ -475,7 +502,7 @@ def train(
     """Train a new run.
 
     Args:
-        path: the config file.
+        path: the config file, if any.
         overrides: options that are not as in the file, as `section.key=value`.
         root: the folder that relative paths in the config start from.
         init_from: a run whose best weights to start from, or a file of weights.

@@ -103,6 +103,50 @@ def test_a_full_disk_is_named_although_pytorch_hides_it(tmp_path: Path) -> None:
         checkpoint.save(tmp_path / "last.pt", {"weights": torch.zeros(1_000_000)})
 
 
+def test_the_first_of_the_errors_of_a_save_is_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hide(*_: Any) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904  # as torch does
+
+    monkeypatch.setattr("torch.save", hide)
+    with pytest.raises(SaveError, match=r"last\.pt: cannot be written: .*No space left on device"):
+        checkpoint.save(tmp_path / "last.pt", {"a": 1})
+
+
+def test_a_checkpoint_is_on_the_disk_as_a_whole_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bytes] = []
+
+    def sync(_: int) -> None:
+        assert not (tmp_path / "last.pt").exists()
+        synced.append((tmp_path / "last.pt.tmp").read_bytes())
+
+    monkeypatch.setattr("os.fsync", sync)
+    checkpoint.save(tmp_path / "last.pt", {"text": "x" * 5000})
+    assert synced == [(tmp_path / "last.pt").read_bytes()]
+
+
+def test_tensors_are_loaded_to_the_cpu_wherever_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path / "last.pt", {"a": torch.ones(1)})
+    devices: list[Any] = []
+    torch_load = torch.load
+
+    def noted(path: Path, **options: Any) -> Any:
+        devices.append(options.get("map_location"))
+        return torch_load(path, **options)
+
+    monkeypatch.setattr("torch.load", noted)
+    checkpoint.load(tmp_path / "last.pt")
+    assert devices == ["cpu"]
+
+
 def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(SaveError, match=r"last\.pt: cannot be written: "):
@@ -267,6 +311,15 @@ def test_the_average_stands_for_the_weights_of_a_checkpoint() -> None:
     assert torch.equal(found["a"], torch.ones(2))
     with pytest.raises(CheckpointError, match="model_state_dict is missing"):
         checkpoint.weights_of({})
+
+
+def test_up_to_six_tensors_that_do_not_fit_are_named() -> None:
+    model = torch.nn.Linear(1, 1)
+    for count, more in ((6, ""), (7, ", and 1 more")):
+        others = {f"old{number}": torch.zeros(1) for number in range(count)}
+        report = checkpoint.fit_weights(model, {**model.state_dict(), **others}, partial=True)
+        names = ", ".join(f"old{number} (1,)" for number in range(6))
+        assert report == f"loaded 2 of 2 tensors; unused: {names}{more}"
 
 
 def test_weights_that_do_not_fit_are_listed_and_only_partially_loaded_if_that_is_wanted() -> None:

@@ -227,6 +227,14 @@ def test_an_error_of_post_init_names_the_key_and_where_it_was_set(tmp_path: Path
         load(Whole(), path)
 
 
+def test_a_file_has_at_most_100_kilobytes(tmp_path: Path) -> None:
+    text = "name: " + "x" * 90_000 + "\n#"
+    read(tmp_path, text.ljust(100_000, "#"))
+    assert error(tmp_path, text.ljust(100_001, "#")) == (
+        "FILE: too large for a config file: more than 100 kB"
+    )
+
+
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a config file, found: No such file"):
         load(Example(), tmp_path / "none.yaml")
@@ -350,6 +358,23 @@ def test_help_is_the_docstring_below_a_field_or_an_inherited_one() -> None:
     ]
 
 
+@dataclass(frozen=True)
+class Rehelped(Optim):
+    lr: float = 0.2
+    """its own help"""
+    inner: Optim = field(default_factory=Optim)
+
+
+def test_the_help_of_a_class_comes_before_an_inherited_one_and_sections_have_it() -> None:
+    assert dump(Rehelped(), comments=True).splitlines() == [
+        "lr: 0.2                         # float: its own help",
+        "scheduler: cosine               # cosine | constant:",
+        "inner:",
+        "  lr: 0.1                       # float: the learning rate",
+        "  scheduler: cosine             # cosine | constant:",
+    ]
+
+
 def test_help_of_a_class_in_a_function_may_have_lines_at_the_left() -> None:
     @dataclass(frozen=True)
     class Inner:
@@ -370,6 +395,42 @@ def test_help_is_empty_for_a_class_without_source() -> None:
 def test_a_dump_with_comments_loads_to_an_equal_config(tmp_path: Path) -> None:
     config = Example("a # b\n\x85c", words=["\u2028#"])
     assert read(tmp_path, dump(config, comments=True)) == config
+
+
+def test_each_option_has_one_line_in_which_a_text_is_as_it_is() -> None:
+    name = "\uc774\xe9 " * 100 + "x"
+    lines = dump(Example(name, words=["a b"] * 100)).splitlines()
+    assert lines[0] == f"name: {name}"
+    assert [line.partition(":")[0] for line in lines] == [
+        "name", "flag", "count", "ratio", "size", "words", "shares", "size_of_batch", "optim",
+        "  lr", "  scheduler",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, 1e-17, 1e22])
+def test_a_number_keeps_each_of_its_digits(tmp_path: Path, value: float) -> None:
+    assert read(tmp_path, dump(Example(ratio=value))).ratio == value
+    assert load(Example(), None, [f"ratio={value!r}"]).ratio == value
+
+
+def test_the_options_of_a_section_have_its_name_before_theirs() -> None:
+    values = flat(Example(optim=Optim(lr=0.25)))
+    assert list(values) == [
+        "name", "flag", "count", "ratio", "size", "words", "shares", "size_of_batch", "optim.lr",
+        "optim.scheduler",
+    ]  # fmt: skip
+    assert (values["optim.lr"], values["size"]) == (0.25, [1, 5])
+
+
+def test_signs_cases_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    config = read(tmp_path, "\ufeffcount: +5\nflag: TRUE\nratio: -.inf\n", "size=[-0, +7]")
+    assert (config.count, config.flag, config.ratio) == (5, True, float("-inf"))
+    assert config.size == (0, 7)
+
+
+def test_an_integer_has_at_most_18_digits(tmp_path: Path) -> None:
+    assert read(tmp_path, "count: " + "9" * 18).count == 10**18 - 1
+    assert "expected int, found" in error(tmp_path, "count: " + "9" * 19)
 
 
 def test_a_config_as_plain_values() -> None:

@@ -171,9 +171,27 @@ def test_an_input_that_cannot_be_taken_is_an_error_and_all_others_are_answered(
     assert code == 2
     assert out == expected
     first, second, last = err.splitlines()
+    assert torch.are_deterministic_algorithms_enabled()
     assert first == "error: input 4: expected 16 numbers, found 2"
     assert second.startswith("error: input 42: ")
     assert last == "error: there is no answer for 2 of the inputs"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, IndexError, FileNotFoundError])
+def test_an_input_may_be_wrong_in_any_of_these_ways(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise error("no such thing")
+
+    run = str(train("trainer.max_steps=1"))
+    monkeypatch.setattr(TinyTask, "parse", refuse)
+    code, out, err = command("predict", run, INPUTS[0])
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: input 1: {error('no such thing')}\n"
+        "error: there is no answer for 1 of the inputs\n"
+    )
 
 
 def test_an_input_may_stand_for_any_number_of_samples(
@@ -195,7 +213,10 @@ def test_an_input_may_stand_for_any_number_of_samples(
 def test_an_evaluation_needs_nothing_that_only_training_does(
     train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train("optim.warmup=6", "loader.drop_last=true")
+    run = train("optim.warmup=6", "loader.drop_last=true", 'optim.groups={"0.*": 0.5}')
+    config = run / "config.yaml"
+    text = config.read_text(encoding="utf-8").replace("0.*", "9.*")  # which no parameter has now
+    config.write_text(text, encoding="utf-8")
     monkeypatch.setattr(TinyTask, "sizes", {"train": 12, "val": 60, "test": 60})  # no whole batch
     code, out, err = command("evaluate", str(run))
     assert code == 0, err
@@ -239,12 +260,12 @@ def test_a_line_on_stdin_is_one_input_in_utf8_whatever_is_in_it(
         return torch.zeros(FEATURES)
 
     monkeypatch.setattr(TinyTask, "parse", note)
-    content = "one\u2028two\x85three\x0cfour\n\n\uc2ac".encode() + b"\n\xff\n"
+    content = "one\u2028two\x85three\rfour \n\n\uc2ac".encode() + b"\n\xff\n"
     Stdin(monkeypatch, content)
     code, out, _ = command("predict", run, "-")
     assert code == 0
     assert len(answers(out)) == 4
-    assert seen == ["one\u2028two\x85three\x0cfour", "", "\uc2ac", "\udcff"]
+    assert seen == ["one\u2028two\x85three\rfour ", "", "\uc2ac", "\udcff"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGPIPE")

@@ -104,6 +104,19 @@ def test_micro_batches_cut_a_step_in_order(shards: int) -> None:
         assert all(len(part.batch[1]) >= 1 for part in step.micro_batches)  # some count 0
 
 
+def test_a_step_has_the_size_of_the_micro_batches_of_all_processes() -> None:
+    loader = Loader(Numbers(10), LoaderConfig(batch_size=4), seed=1, shuffle=True)
+    steps = list(loader.steps_of_epoch(0, 0, shards=4, mine=[2, 3]))
+    assert [step.size for step in steps] == [4, 4, 2]
+    assert [sum(part.size for part in step.micro_batches) for step in steps] == [2, 2, 1]
+
+
+def test_there_are_as_many_workers_as_the_option_says() -> None:
+    for workers in (0, 2):
+        loader = Loader(Numbers(10), LoaderConfig(num_workers=workers))
+        assert loader.loader.num_workers == workers
+
+
 def test_the_last_batch_is_dropped_in_training_alone() -> None:
     config = LoaderConfig(batch_size=4, drop_last=True)
     train = Loader(Numbers(10), config, seed=1, shuffle=True)

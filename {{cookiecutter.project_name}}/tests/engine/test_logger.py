@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.metadata import (  # type: ignore[import-untype
     SESSION_START_INFO_TAG,
     parse_session_start_info_plugin_data,
 )
+from torch.utils.tensorboard import SummaryWriter
 
 from {{ cookiecutter.__package_name }}.engine.logger import (
     LogError,
@@ -189,6 +190,29 @@ def test_a_log_that_was_cut_back_knows_its_length(logger: Logger) -> None:
     assert logger.state_dict()["bytes"] == state["bytes"] > 0
 
 
+def test_the_time_has_milliseconds(logger: Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger.load_state_dict({"bytes": 0, "seconds": 0.0})
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    logger.load_state_dict({"bytes": 0, "seconds": 1.23456})
+    assert logger.log(record(1))["time"] == 1.235
+
+
+def test_tensorboard_gets_what_was_logged_at_least_every_ten_seconds(
+    logger: Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds: list[int] = []
+
+    class Noted(SummaryWriter):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            seconds.append(options["flush_secs"])
+            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", Noted)
+    logger.log(record(1, loss=1.0))
+    assert [0 < every <= 10 for every in seconds] == [True]
+
+
 def test_time_goes_on_from_the_checkpoint(logger: Logger) -> None:
     logger.load_state_dict({"bytes": 0, "seconds": 1000.0})
     assert 1000 <= logger.log(record(1))["time"] < 1100
@@ -264,13 +288,15 @@ OPTIONS = {"lr": 0.5, "model.tags": ["a", "b"], "is_new": True, "x": "y"}
 
 
 def test_one_chart_has_all_splits_of_a_quantity(tmp_path: Path, logger: Logger) -> None:
-    logger.log(record(1, loss=1.0, rate=5.0))
-    logger.log(record(2, loss=1.0, rate=5.0))
+    logger.log(record(1, loss=1.0, rate=5.0, grad_norm=2.0, memory=1.5))
+    logger.log(record(2, loss=1.0, rate=5.0, grad_norm=2.0, memory=1.5))
     logger.log(record(2, "val", loss=1.0, f1=0.5))
     logger.log(record(3, "val", loss=1.0, f1=0.5))
     logger.close()
     shared = {"loss": [r"loss(/|$)"], "f1": [r"f1(/|$)"]}
     alone = {"learning rate": [r"lr(/|$)"], "samples a second": [r"rate(/|$)"]}
+    alone["gradient norm"] = [r"grad_norm(/|$)"]
+    alone["peak memory of the GPU, GB"] = [r"memory(/|$)"]
     assert layouts(tmp_path) == [(2, {"train, val and test": shared, "training": alone})]
     tags = EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"]
     for pattern, matches in [("loss(/|$)", {"loss/train", "loss/val"}), ("lr(/|$)", {"lr"})]:
@@ -414,6 +440,9 @@ def test_off_a_terminal_there_is_no_bar_and_few_lines(
     assert out == ""
     assert "\r" not in err
     assert err.splitlines() == ["epoch 1   step 100    val    loss 0.2500  accuracy 0.7500"]
+    logger.log({**record(7, "val", loss=12345.67891, rate=3.5, memory=1.5), "epoch": 12})
+    expected = "epoch 12  step 7      val    loss 12,345.6789  rate 3.5000  memory 1.5000\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_on_a_terminal_a_bar_shows_epoch_rate_loss_and_time_left(
@@ -463,7 +492,14 @@ class Gone:
         return False
 
 
-@pytest.mark.parametrize("console", [Gone(), None])
+class Closed(Gone):
+    """A console that this process itself has closed."""
+
+    def write(self, text: str) -> None:
+        raise ValueError("I/O operation on closed file.")
+
+
+@pytest.mark.parametrize("console", [Gone(), Closed(), None])
 def test_training_goes_on_when_the_console_goes_away(
     tmp_path: Path,
     logger: Logger,
@@ -523,6 +559,13 @@ def test_what_a_checkpoint_counts_on_is_synced_to_disk(
     logger.state_dict()
     assert synced == [(tmp_path / "metrics.jsonl").stat().st_ino]
 
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(LogWriteError, match=r"metrics\.jsonl: cannot be written: .*No space"):
+        logger.state_dict()
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked on Windows")
 def test_a_run_that_another_process_writes_to_is_refused(tmp_path: Path) -> None:
@@ -576,8 +619,25 @@ def test_a_log_that_cannot_be_opened_or_is_not_open_is_named(tmp_path: Path) -> 
     Logger().close()
 
 
-def test_a_closed_logger_lets_go_of_the_loader(logger: Logger) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked on Windows")
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
+def test_a_lock_that_is_taken_is_an_error_whatever_the_system_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(LogError, match="another process is writing to this run"):
+        Logger().open(tmp_path)
+
+
+def test_a_closed_logger_lets_go_of_the_loader(
+    logger: Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     logger.track(range(3), epoch=1, start=0, total=3)
+    assert logger._bar is not None
     logger.close()
     assert logger._bar is None
 

@@ -55,6 +55,7 @@ def test_config_prints_yaml_that_gives_the_same_config_when_it_is_read(
     assert load_config(path) == load_config(None)
     assert load_config(None).loader.batch_size == 16  # as the task has it
     assert re.search(r"(?m)^  batch_size: 16 +# int.*: samples per step", out)
+    assert all(out.split("\n")[:-1])  # no line is empty
 
 
 def test_train_help_prints_the_options_in_the_default_config(
@@ -66,6 +67,28 @@ def test_train_help_prints_the_options_in_the_default_config(
     assert "name: mine  # str: an option\n" in command("train", "--help")[1]
     path.unlink()
     assert command("train", "--help")[0] == 0
+
+
+def test_help_shows_the_name_under_which_it_was_called(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for called, shown in (("bin/my-tool", "my-tool"), ("x/__main__.py", f"python -m {PACKAGE}")):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert command("--help")[1].startswith(f"usage: {shown} [-h] COMMAND")
+        assert command("train", "--help")[1].startswith(f"usage: {shown} train [-h]")
+
+
+def test_config_checks_a_file_that_the_command_has_written(
+    command: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "default.yaml"
+    path.write_text(command("config")[1], encoding="utf-8", newline="\r\n")
+    assert command("config", "--check", str(path)) == (0, "", "")
+    for damage in (lambda: path.write_text("seed: 1", "utf-8"), path.unlink):
+        damage()
+        code, out, err = command("config", "--check", str(path))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.endswith(f"write it anew: python -m {PACKAGE} config > {path}\n")
 
 
 def test_resume_takes_neither_a_config_nor_another_run(command: Command, tmp_path: Path) -> None:
@@ -163,3 +186,25 @@ def test_only_the_first_process_prints_results(
         code, out, _ = command("config")
         assert code == 0
         assert bool(out) is is_first
+
+
+def test_of_several_processes_of_a_machine_the_first_one_shows_an_error(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, local_rank, is_shown in (("0", "0", True), ("2", "0", True), ("1", "1", False)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        code, _, err = command("evaluate", "{tmp}/none")
+        assert code == 2
+        assert err.startswith("error: ") is is_shown
+
+
+def test_runs_lists_those_of_the_project_from_wherever_it_is_called(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_line, "ROOT", tmp_path / "project")
+    (tmp_path / "project" / "runs" / "mine" / "checkpoints").mkdir(parents=True)
+    code, out, _ = command("runs")
+    assert code == 0
+    assert "mine" in out

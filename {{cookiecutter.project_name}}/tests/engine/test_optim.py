@@ -53,6 +53,17 @@ def test_plateau_falls_when_the_monitor_stands_still() -> None:
     assert found == [1.0, 1.0, 1.0, 1.0, 0.1, 0.1]
 
 
+def test_plateau_waits_and_drops_as_its_options_say() -> None:
+    config = OptimConfig(lr=1.0, scheduler="plateau", factor=0.5, patience=0)
+    optimizer = build_optimizer(config, torch.nn.Linear(1, 1))
+    scheduler = build_scheduler(config, optimizer, 0, "min")
+    found = []
+    for value in (0.3, 0.3, 0.2, 0.2):
+        scheduler.step(value)  # type: ignore[arg-type]
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == [1.0, 0.5, 0.5, 0.25]
+
+
 def test_a_warm_up_under_plateau_or_longer_than_the_run_is_refused() -> None:
     config = OptimConfig(scheduler="plateau", warmup=3)
     optimizer = build_optimizer(config, torch.nn.Linear(1, 1))

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,17 @@ def test_two_runs_that_start_at_once_get_a_folder_each(tmp_path: Path) -> None:
     assert len(set(folders)) == 8
     assert all(folder.parent == tmp_path / "runs" for folder in folders)
     assert all(folder.name.startswith("a_b__-2") for folder in folders)
+
+
+def test_the_name_of_a_folder_has_the_time_and_in_the_same_second_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.struct_time((2031, 2, 3, 4, 5, 6, 0, 34, 0))
+    strftime = time.strftime
+    monkeypatch.setattr(time, "strftime", lambda form: strftime(form, now))
+    names = [record.create_run(tmp_path, "a.b").name for _ in range(3)]
+    stem = "a.b-20310203-040506"
+    assert names == [stem, f"{stem}-2", f"{stem}-3"]
 
 
 @pytest.mark.parametrize("obstacle", ["file", "file/below", "link"])
@@ -153,7 +165,7 @@ def test_a_fingerprint_with_a_pattern_covers_files_of_that_kind_only(tmp_path: P
     assert record.fingerprint(tmp_path, pattern="*.py") != before
 
 
-LITTER = (".DS_Store", "Thumbs.db", ".ipynb_checkpoints/a.csv", "sub/.DS_Store", "sub/._a.csv")
+LITTER = (".DS_Store", "Thumbs.db", "sub/desktop.ini", "__pycache__/a.csv", ".ipynb_checkpoints/a.csv", "sub/.DS_Store", "sub/._a.csv")
 
 
 @pytest.mark.parametrize("name", LITTER)
@@ -227,13 +239,13 @@ def test_files_of_large_data_are_read_again_only_if_size_or_time_changed(
     first = record.hash_files(large, cache=cache)
     assert record.hash_files(large, cache=cache) == first
     assert hashed == ["a", "b"]
-    time = (large / "a").stat().st_mtime_ns
-    os.utime(large / "a", ns=(time, time + 1))
+    modified = (large / "a").stat().st_mtime_ns
+    os.utime(large / "a", ns=(modified, modified + 1))
     assert record.hash_files(large, cache=cache) == first
     assert hashed == ["a", "b", "a"]
-    time = (large / "b").stat().st_mtime_ns
+    modified = (large / "b").stat().st_mtime_ns
     (large / "b").write_text("12", encoding="utf-8")
-    os.utime(large / "b", ns=(time, time))
+    os.utime(large / "b", ns=(modified, modified))
     second = record.hash_files(large, cache=cache)
     assert hashed == ["a", "b", "a", "b"]
     assert second == record.hash_files(large) != first
@@ -245,9 +257,9 @@ def test_a_change_that_size_and_time_do_not_show_is_found_when_it_is_asked_for(
 ) -> None:
     cache = tmp_path / "cache"
     first = record.hash_files(large, cache=cache)
-    time = (large / "a").stat().st_mtime_ns
+    modified = (large / "a").stat().st_mtime_ns
     (large / "a").write_text("2", encoding="utf-8")
-    os.utime(large / "a", ns=(time, time))
+    os.utime(large / "a", ns=(modified, modified))
     assert record.hash_files(large, cache=cache) == first
     second = record.hash_files(large, cache=cache, verify=True)
     assert second == record.hash_files(large, cache=cache) != first
@@ -282,6 +294,19 @@ def test_small_data_is_read_each_time(tmp_path: Path, hashed: list[str]) -> None
     assert not (tmp_path / "cache").exists()
 
 
+def test_data_is_large_from_256_megabytes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_hash_contents", lambda _: "0" * 64)
+    cache = tmp_path / "cache"
+    for size in (255_999_999, 256_000_000):
+        assert not cache.exists()
+        with (tmp_path / "large.bin").open("wb") as file:
+            file.truncate(size)
+        record.hash_files(tmp_path / "large.bin", cache=cache)
+    assert cache.exists()
+
+
 def test_a_change_of_the_data_names_the_files(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -299,6 +324,9 @@ def test_a_change_of_the_data_names_the_files(tmp_path: Path) -> None:
     for name in ("x", "y"):
         (data / name).write_text("1", encoding="utf-8")
     assert record.changes(tmp_path, record.hash_files(data)) == f"{found}, and 2 more"
+    (data / "a").write_text("1", encoding="utf-8")
+    found = "data/a is new, data/a b changed, data/c is gone, and 3 more"  # in the order of names
+    assert record.changes(tmp_path, record.hash_files(data)) == found
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(
@@ -312,12 +340,16 @@ def test_a_folder_that_cannot_be_read_is_an_error(
         record.fingerprint(tmp_path)
 
 
-def test_the_source_of_a_run_is_found_only_if_it_is_what_ran(root: Path) -> None:
+def test_the_source_of_a_run_is_found_only_if_it_is_what_ran(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (root / "pkg" / "__main__.py").write_text("", encoding="utf-8")
     manifest = start(root)
     run = root / "runs" / "x"
     package = record.find_source(run)
     assert package == (run / "source" / "pkg").resolve()
+    monkeypatch.chdir(root)
+    assert record.find_source(Path("runs/x")) == package  # wherever it is used from
     assert record.fingerprint(package, pattern="*.py") == manifest["source"]
     (package / "code.py").write_text("a = 2\n", encoding="utf-8")
     expected = r"source: the code of this run is missing or damaged$"
@@ -357,6 +389,35 @@ def test_the_manifest_tells_what_ran_and_not_who_ran_it(
         "git_commit", "git_dirty", "data", "source",
     }  # fmt: skip
     assert "somebody/" not in json.dumps(manifest)
+
+
+def test_a_project_below_the_home_folder_is_the_project_and_a_home_that_is_the_root_is_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(root / "c.yaml"), str(root.parent / "d.yaml"), "output_dir=./"]
+    monkeypatch.setattr(sys, "argv", ["x", "train", *words])
+    for home, short in ((str(root.parent), "~/d.yaml"), ("/", words[1])):
+        monkeypatch.setenv("HOME", home)
+        monkeypatch.setenv("USERPROFILE", home)
+        facts = record.collect_environment(root, root / "pkg", "", torch.device("cpu"))
+        assert facts["command"] == ["pkg", "train", "./c.yaml", short, "output_dir=./"]
+
+
+def test_the_manifest_says_where_a_run_computes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    manifest = start(root)
+    torch.set_num_threads(threads)
+    assert manifest["python"] == platform.python_version()
+    assert manifest["platform"] == platform.platform()
+    assert (manifest["device"], manifest["gpu"]) == ("cpu", None)
+    assert (manifest["threads"], manifest["processes"]) == (3, 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"Card of {device}")
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    facts = record.collect_environment(root, root / "pkg", "", torch.device("cuda:1"))
+    assert (facts["device"], facts["gpu"]) == ("cuda:1", "Card of cuda:1, CUDA 13.0")
 
 
 def test_the_manifest_has_all_installed_distributions_and_their_versions(root: Path) -> None:
@@ -408,12 +469,15 @@ def test_a_run_keeps_the_exact_versions_of_what_was_installed(
     distribution(site, "edited", "1", direct_url='{"url": "file:///x", "dir_info": {}}')
     distribution(site, "this-project", "1", top_level="pkg\n")
     distribution(site, "another", "3.0.post1", direct_url='{"url": "https://x", "vcs_info": {}}')
-    monkeypatch.setattr(sys, "path", [str(site)])
+    wheel = '{"url": "file:///w.whl", "archive_info": {}}'
+    distribution(site, "from-a-wheel", "4", direct_url=wheel)
+    distribution(tmp_path / "later", "torch", "1.0")  # the first one is imported
+    monkeypatch.setattr(sys, "path", [str(site), str(tmp_path / "later")])
     packages = start(root)["packages"]
-    expected = {"another": "3.0.post1", "edited": "1", "this-project": "1"}
+    expected = {"another": "3.0.post1", "edited": "1", "from-a-wheel": "4", "this-project": "1"}
     assert packages == {**expected, "torch": "2.9.1+cu130"}
     text = (root / "runs" / "x" / "requirements.txt").read_text(encoding="utf-8")
-    assert text.splitlines() == ["another==3.0.post1", "torch==2.9.1+cu130"]
+    assert text.splitlines() == ["another==3.0.post1", "from-a-wheel==4", "torch==2.9.1+cu130"]
 
 
 def distribution(site: Path, name: str, version: str, **files: str) -> None:
@@ -471,7 +535,7 @@ def test_a_run_keeps_the_files_of_the_package_of_any_kind(root: Path) -> None:
 
 
 def test_the_source_of_a_run_leaves_out_secrets_and_large_files(root: Path) -> None:
-    for name in (".env", ".cache/token", "prod.env", "id.pem", "__pycache__/code.pyc"):
+    for name in (".env", ".cache/token", "prod.env", "id.pem", "id.key", "__pycache__/code.pyc"):
         (root / "pkg" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "pkg" / name).write_text("secret", encoding="utf-8")
     (root / "pkg" / "large.txt").write_text("x" * 1_000_001, encoding="utf-8")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.logger import Logger
 from {{ cookiecutter.__package_name }}.engine.trainer import Step, Trainer
 from {{ cookiecutter.__package_name }}.reproduce import (
+    differences,
+    distance,
     environment_commands,
     first_difference,
+    verdict,
 )
 
 Train = Callable[..., Path]
@@ -148,9 +152,11 @@ def test_a_difference_that_no_line_shows_is_found_by_the_digest(
     train: Train, command: Command
 ) -> None:
     run = train(*BASE)
+    digest = record.read(run / "result.json")["digest"]
     rewrite(run / "result.json", digest="0" * 64)
     verdict, _ = reproduce(command, run, code=3)
     assert (verdict["identical"], verdict["first_step"]) == (False, None)
+    assert verdict["digest"] == digest  # that of the new run
 
 
 @pytest.mark.parametrize("cut", [1, 5])
@@ -162,7 +168,8 @@ def test_a_log_with_more_or_fewer_lines_is_another_run(
     (run / "metrics.jsonl").write_text("".join(lines[:-cut]), encoding="utf-8")
     assert reproduce(command, run, code=3)[0]["first_step"] == json.loads(lines[-cut])["step"]
     (run / "metrics.jsonl").write_text("".join([*lines, lines[-1]]), encoding="utf-8")
-    assert reproduce(command, run, code=3)[0]["identical"] is False
+    verdict, _ = reproduce(command, run, code=3)
+    assert (verdict["identical"], verdict["first_step"]) == (False, json.loads(lines[-1])["step"])
 
 
 def test_changed_data_is_refused_until_it_is_as_it_was(
@@ -210,6 +217,11 @@ def test_other_surroundings_are_shown_and_are_the_likely_cause(
     now = record.read(Path(verdict["run"]) / "manifest.json")
     rewrite(run / "manifest.json", packages=now["packages"])
     assert "requirements.txt" not in reproduce(command, run)[1]
+    fewer = {name: now["packages"][name] for name in now["packages"] if name != "tqdm"}
+    for change in ({"packages": fewer}, {"packages": now["packages"], "python": "3.0.1"}):
+        rewrite(run / "manifest.json", **change)
+        assert "requirements.txt" in reproduce(command, run)[1]
+    rewrite(run / "manifest.json", python=now["python"])
     rewrite(run / "manifest.json", packages=packages)
     rewrite(run / "result.json", digest="0" * 64)
     assert reproduce(command, run, code=3)[0]["likely_cause"] == "torch"
@@ -265,6 +277,11 @@ def test_the_checkpoints_of_two_runs_tell_where_they_part(train: Train, command:
     rewrite(run / "result.json", digest="0" * 64)
     verdict, _ = reproduce(command, run, code=3)
     assert (verdict["equal_until"], verdict["first_parameter"]) == (8, expected)
+    state["trainer"]["step"] = 8
+    torch.save(state, folder / "last.prev.pt")
+    (folder / "best.pt").unlink()  # which may be of step 8 too
+    verdict, _ = reproduce(command, run, code=3)
+    assert verdict["first_parameter"] == {**expected, "step": 8, "value": ANY}  # the first of two
     for name in ("last.prev.pt", "best.pt"):
         (folder / name).write_bytes(b"damaged")
     verdict, _ = reproduce(command, run, code=3)
@@ -328,10 +345,10 @@ def test_another_number_of_processes_is_refused_with_the_command_to_use(
     train: Train, command: Command
 ) -> None:
     run = train(*BASE)
-    rewrite(run / "manifest.json", processes=2, same_bits=False)
+    rewrite(run / "manifest.json", processes=3, same_bits=False)
     _, err = reproduce(command, run, code=2)
     package = record.__name__.partition(".")[0]
-    assert f"reproduced with: torchrun --nproc-per-node 2 -m {package} reproduce {run}" in err
+    assert f"reproduced with: torchrun --nproc-per-node 3 -m {package} reproduce {run}" in err
 
 
 def test_a_run_that_was_continued_in_another_number_of_processes_is_refused(
@@ -410,3 +427,55 @@ def test_two_models_without_a_layer_in_common_can_be_told_apart(
     rewrite(run / "result.json", digest="0" * 64)
     verdict, _ = reproduce(command, run, code=3)
     assert verdict["weights"] is None  # there is nothing to compare
+
+
+# What may be the cause of a difference, the likeliest first.
+LIKELY = ["data", "source", "parent_digest", "device", "gpu", "torch", "threads", "cpu"]
+LIKELY += ["variables", "numpy", "platform", "python"]
+
+
+def test_the_likeliest_cause_of_a_difference_is_named(train: Train) -> None:
+    one, other = (train("trainer.max_steps=1", f"seed={seed}") for seed in (1, 2))
+    for number, key in enumerate(LIKELY):
+        differing = dict.fromkeys(reversed(LIKELY[number:]), "1 -> 2")
+        assert verdict(one, other, differing)["likely_cause"] == key
+    assert verdict(one, other, {"tqdm": "1 -> 2"})["likely_cause"] == "none of these"
+
+
+def test_what_decides_the_bits_of_a_run_is_compared_and_nothing_else(train: Train) -> None:
+    run = train("trainer.max_steps=1", "trainer.max_grad_norm=1")
+    manifest = record.read(run / "manifest.json")
+    packages = manifest.pop("packages")
+    line = read_log(run, "train")[0] | {"rate": 1.0, "memory": 1.0, "time": 1.0, "f1": 0.5}
+    compared = [key for key in manifest if differences(manifest, {**manifest, key: "other"})]
+    about_the_call = {"began", "command", "config", "git_commit", "git_dirty"}
+    assert set(compared) == set(manifest) - about_the_call
+    compared = [key for key in line if differences(line, {**line, key: -1})]
+    assert set(compared) == {"epoch", "split", "lr", "loss", "grad_norm", "f1"}
+    assert differences({"packages": packages}, {"packages": {**packages, "torch": "0"}}) == {
+        "torch": f"{packages['torch']} -> 0"
+    }
+
+
+def test_the_distance_of_two_models_is_the_largest_difference_of_two_weights() -> None:
+    half = torch.tensor([60000.0], dtype=torch.float16)
+    one = {"a": torch.zeros(4), "b": torch.zeros(0), "c": torch.zeros(2), "d": torch.zeros(1)}
+    other = {"a": torch.tensor([0.0, -3, 1, 0]), "b": torch.zeros(0), "c": torch.ones(3) * 9}
+    assert distance(one, other) == 3
+    assert distance({"a": half}, {"a": -half}) == 120000  # more than half precision holds
+
+
+def test_a_run_that_took_what_fitted_of_another_is_reproduced(
+    train: Train, command: Command, tmp_path: Path
+) -> None:
+    parent = train(*BASE)
+    weights = checkpoint.load(parent / "checkpoints" / "best.pt")["model_state_dict"]
+    torch.save({**weights, "3.weight": torch.zeros(5, 8)}, tmp_path / "other.pt")
+    run = train(*BASE, "--init-from", str(tmp_path / "other.pt"), "--partial")
+    assert reproduce(command, run)[0]["identical"] is True
+    for name in ("checkpoints/last.pt", "checkpoints/last.prev.pt", "result.json"):
+        (run / name).unlink()  # as if it had been killed before its first checkpoint
+    assert command("train", "--resume", str(run))[0] == 0
+    manifest = record.read(run / "manifest.json")
+    assert manifest["resumes"][0]["parent_digest"] == manifest["parent_digest"]
+    assert reproduce(command, run)[0]["identical"] is True

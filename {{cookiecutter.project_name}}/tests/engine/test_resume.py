@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from tiny import RightAnswers, TinyTask
 from torch import nn
 
 from {{ cookiecutter.__package_name }}.__main__ import main
-from {{ cookiecutter.__package_name }}.engine import checkpoint, record
+from {{ cookiecutter.__package_name }}.engine import checkpoint, config, record
 from {{ cookiecutter.__package_name }}.engine.distributed import StopSignal
 from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
 from {{ cookiecutter.__package_name }}.engine.logger import Logger
@@ -37,8 +38,10 @@ from {{ cookiecutter.__package_name }}.engine.trainer import (
     MicroBatch,
     Output,
     Trainer,
+    TrainerConfig,
 )
-from {{ cookiecutter.__package_name }}.train import load_config
+from {{ cookiecutter.__package_name }}.resume import check_overrides, check_same
+from {{ cookiecutter.__package_name }}.train import Config, load_config
 
 Train = Callable[..., Path]
 Stopped = Callable[..., Path]
@@ -522,14 +525,25 @@ def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path: Path, empty_co
 
 
 def test_a_run_without_a_checkpoint_starts_from_its_beginning(
-    train: Train, command: Command
+    train: Train, command: Command, monkeypatch: Patch
 ) -> None:
     whole = train()
     part = train()
     for path in (part / "checkpoints").iterdir():
         path.unlink()
     (part / "result.json").unlink()
-    assert command("train", "--resume", str(part))[0] == 0
+    states: list[Any] = []
+    load_state_dict = Logger.load_state_dict
+
+    def noted(log: Logger, state: Any) -> None:
+        states.append(state)
+        load_state_dict(log, state)
+
+    monkeypatch.setattr(Logger, "load_state_dict", noted)
+    code, _, err = command("train", "--resume", str(part))
+    assert code == 0
+    assert "; 0 of 8 steps; " in err
+    assert states == [{"bytes": 0, "seconds": 0}]
     assert resumes(part) == [0]
     assert_same_run(whole, part)
 
@@ -704,6 +718,63 @@ def test_resuming_without_a_whole_checkpoint_is_refused_and_changes_nothing(
     assert code == 2
     assert f"error: {run / 'checkpoints' / 'last.prev.pt'}: damaged or missing: " in err
     assert files_of(run) == before
+
+
+def test_what_is_tried_before_the_first_step_is_tried_on_resume_too(
+    train: Train, command: Command, stopped: Stopped, monkeypatch: Patch
+) -> None:
+    run = stopped("step", 5)
+    before = files_of(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyTask, "example", lambda _: "[1, 2]")
+        code, _, err = command("train", "--resume", str(run))
+    assert (code, err) == (2, "error: expected 16 numbers, found 2\n")
+    assert files_of(run) == before
+    code, _, err = command("train", "--resume", str(run))
+    assert code == 0
+    assert "; 5 of 8 steps; " in err
+
+
+def changed(settings: Config, key: str) -> Config:
+    """The settings with another value of an option."""
+    section, _, name = key.rpartition(".")
+    owner = getattr(settings, section) if section else settings
+    value = getattr(owner, name)
+    if isinstance(value, bool):
+        other: Any = not value
+    elif isinstance(value, int | float):
+        other = value + 1
+    else:
+        other = "other"
+    owner = replace(owner, **{name: other})
+    return replace(settings, **{section: owner}) if section else owner
+
+
+def test_an_option_can_be_another_on_resume_only_if_it_leaves_the_run_the_same() -> None:
+    old = Config()
+    for key in config.flat(old):
+        overrides = [f"{key}=1"]
+        if key in ("device", "loader.num_workers"):
+            check_overrides(old, changed(old, key), overrides)
+            continue
+        with pytest.raises(record.RunError, match=f"^{re.escape(key)}: cannot be changed"):
+            check_overrides(old, changed(old, key), overrides)
+
+
+def test_a_run_by_name_continues_only_with_options_that_leave_it_the_same() -> None:
+    old = Config(trainer=TrainerConfig(micro_batches=2))
+    free = {"device", "loader.num_workers", "name", "output_dir"}
+    for key in config.flat(old):
+        settings = changed(old, key)
+        if key in free:
+            check_same(Path("one"), old, settings)
+            continue
+        with pytest.raises(record.RunError, match=f"another config: {re.escape(key)} was "):
+            check_same(Path("one"), old, settings)
+    for count, is_same in ((0, True), (1, False)):  # 0: that of the run
+        settings = Config(trainer=TrainerConfig(micro_batches=count))
+        with nullcontext() if is_same else pytest.raises(record.RunError):
+            check_same(Path("one"), old, settings)
 
 
 def test_resuming_with_another_model_names_what_differs(

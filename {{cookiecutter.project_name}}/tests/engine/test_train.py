@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import random
 import re
 import sys
@@ -26,7 +27,8 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from {{ cookiecutter.__package_name }} import __main__ as command_line
 from {{ cookiecutter.__package_name }} import evaluate
-from {{ cookiecutter.__package_name }}.engine import checkpoint, record
+from {{ cookiecutter.__package_name }}.engine import checkpoint, config, record
+from {{ cookiecutter.__package_name }}.engine.distributed import StopSignal
 from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
 from {{ cookiecutter.__package_name }}.engine.optim import OptimConfig
 from {{ cookiecutter.__package_name }}.engine.task import DataError
@@ -249,6 +251,7 @@ def test_groups_are_shown_at_the_start(command: Command, empty_config: Path) -> 
     code, _, err = command(*words, 'optim.groups={"0.*": 0, "3.*": 0.1}')
     assert code == 0
     assert "optim.groups: 0.*: 136 parameters, frozen" in err
+    assert "\n154 parameters; " in err  # those that are frozen count too
     assert "optim.groups: 3.*: 18 parameters, learning rate x 0.1" in err
     code, _, err = command(*words, 'optim.groups={"4.*": 0}')
     assert code == 2
@@ -326,12 +329,13 @@ def test_the_end_says_where_the_run_is_and_what_can_be_done_with_it(
     head, *_, run, best, look, evaluate, predict = err.splitlines()
     size = 8 * FEATURES + 8 + 2 * 8 + 2
     splits = "60 train, 60 val, 60 test"
-    assert re.match(rf"{size} parameters; {splits}; 0 of 4 steps; .*, \d+ threads", head)
+    where = f"1 x cpu, {torch.get_num_threads()} threads"
+    assert head == f"{size} parameters; {splits}; 0 of 4 steps; {where}"
     assert run.startswith("run       ") and run.endswith(Path(out.strip()).name)
     assert evaluate.startswith(f"evaluate  python -m {PACKAGE} evaluate ")
     assert predict.startswith(f"predict   python -m {PACKAGE} predict ")
     assert predict.endswith(" '[0.5" + ", 0.5" * 15 + "]'")
-    assert look.startswith("look      tensorboard --logdir ")
+    assert look == f"look      tensorboard --logdir {os.path.relpath(Path(out.strip()).parent)}"
     assert re.fullmatch(r"best      right [01]\.\d{4} on val, step 4", best)
     assert out.count("\n") == 1  # stdout has the run folder alone
     assert "early stop" not in err
@@ -344,6 +348,8 @@ def test_a_run_that_stops_early_says_so_and_why(command: Command, empty_config: 
     assert code == 0
     assert result(Path(out.strip()))["steps"] == 3 * 4  # the first is the best
     assert "early stop: right has not improved in 2 evaluations\n" in err
+    _, _, err = command(*words, "trainer.patience=1", "trainer.monitor=loss", "trainer.epochs=50")
+    assert "early stop: loss has not improved in 1 evaluation\n" in err
 
 
 @pytest.mark.parametrize(
@@ -647,14 +653,14 @@ def test_the_trainer_of_the_task_is_used(train: Train, monkeypatch: Patch) -> No
 
 
 def test_the_parts_get_their_options() -> None:
-    config = Config(
+    settings = Config(
         seed=5,
         device="cpu",
         loader=LoaderConfig(batch_size=20),
         optim=OptimConfig(scheduler="plateau"),
         trainer=TrainerConfig(max_steps=1, monitor="right"),
     )
-    run = Run(config, Path.cwd())
+    run = Run(settings, Path.cwd())
     assert list(run.loaders) == ["train", "val", "test"]
     assert [loader.shuffle for loader in run.loaders.values()] == [True, False, False]
     assert [len(loader) for loader in run.loaders.values()] == [3, 3, 3]
@@ -662,8 +668,11 @@ def test_the_parts_get_their_options() -> None:
     assert run.total_steps == 1
     assert getattr(run.trainer.scheduler, "mode", "") == "max"
     assert torch.are_deterministic_algorithms_enabled()
-    Run(replace(config, deterministic=False), Path.cwd())
+    assert run.share.is_exact
+    assert run.trainer.mode == "max"
+    free = Run(replace(settings, deterministic=False), Path.cwd())
     assert not torch.are_deterministic_algorithms_enabled()
+    assert not free.share.is_exact
 
 
 def test_the_schedule_ends_where_training_ends(train: Train) -> None:
@@ -675,8 +684,13 @@ def test_the_schedule_ends_where_training_ends(train: Train) -> None:
 
 def test_the_manifest_has_what_decided_the_run(train: Train, monkeypatch: Patch) -> None:
     monkeypatch.setattr(TinyTask, "file", Path(__file__))
-    manifest = record.read(train("seed=3", "device=cpu") / "manifest.json")
+    run = train("seed=3", "device=cpu", "trainer.micro_batches=3")
+    manifest = record.read(run / "manifest.json")
     assert (manifest["seed"], manifest["device"]) == (3, "cpu")
+    assert (manifest["micro_batches"], manifest["same_bits"]) == (3, False)
+    assert record.read(train() / "manifest.json")["same_bits"] is True
+    assert abs(manifest["began"] - time.time()) < 100
+    assert manifest["config"] == config.flat(load_config(run / "config.yaml"))
     assert manifest["data"] == record.fingerprint(Path(__file__))
     package = Path(command_line.__file__).parent
     assert manifest["source"] == record.fingerprint(package, pattern="*.py")
@@ -808,6 +822,14 @@ def test_without_a_test_split_the_page_is_of_val(train: Train, monkeypatch: Patc
     ((split, rows, _),) = PageTask.calls
     assert (split, len(rows)) == ("val", 20)
     assert words_of(run) == [(result(run)["best"]["step"], b"20 of val")]
+    tags = EventAccumulator(str(run)).Reload().Tags()["tensors"]
+    assert "val/words/text_summary" in tags
+    PageTask.calls.clear()
+    run = train("optim.ema=0.5")  # of which the average alone was evaluated, not the model
+    ((_, rows, output),) = PageTask.calls
+    model, task = evaluate.load(run)
+    inputs, _ = task.datasets()["val"][rows]
+    assert torch.allclose(output.preds, model(inputs).detach(), atol=1e-6)
 
 
 @pytest.mark.parametrize("task", [PageTask, BrokenPageTask])
@@ -871,3 +893,160 @@ def test_a_tracker_gets_the_folder_the_options_and_each_line(
     assert command("train", "--resume", str(run), "trainer.epochs=3")[0] == 0
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     assert TrackedTask.sent == [(run, 3), *log]
+
+
+def test_weights_and_data_depend_neither_on_each_other_nor_on_what_was_drawn_before(
+    train: Train, monkeypatch: Patch
+) -> None:
+    datasets = TinyTask.datasets
+    drawn: list[torch.Tensor] = []
+
+    def draws(task: TinyTask) -> dict[str, Any]:
+        drawn.append(torch.rand(3))
+        return datasets(task)
+
+    plain = train("trainer.max_steps=1")
+    monkeypatch.setattr(TinyTask, "datasets", draws)
+    torch.manual_seed(1234)
+    other = train("trainer.max_steps=1")
+    torch.manual_seed(4321)
+    train("trainer.max_steps=1")
+    train("trainer.max_steps=1", "seed=1")
+    assert result(plain)["digest"] == result(other)["digest"]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
+def test_the_task_collates_its_batches(train: Train, monkeypatch: Patch) -> None:
+    seen: set[int] = set()
+
+    def collate(_: TinyTask, samples: list[Any]) -> Any:
+        seen.add(len(samples))
+        inputs, target = zip(*samples, strict=True)
+        return torch.stack(inputs), torch.stack(target)
+
+    monkeypatch.setattr(TinyTask, "collate", collate)
+    train("loader.batch_size=25")
+    assert seen == {25, 10}
+
+
+def test_a_folder_of_runs_may_be_in_the_home_folder(
+    command: Command, empty_config: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    words = ("train", str(empty_config), "output_dir=~/mine", "trainer.max_steps=1", "--run", "one")
+    for said in ("best      right", "this run is finished"):
+        code, out, err = command(*words)
+        assert (code, Path(out.strip())) == (0, tmp_path / "mine" / "one"), err
+        assert said in err
+
+
+def test_the_weights_that_a_run_began_from_are_named_from_the_folder_of_the_project(
+    train: Train, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    parent = train("trainer.max_steps=1")
+    monkeypatch.chdir(tmp_path)
+    run = train("trainer.max_steps=1", "--init-from", os.path.relpath(parent))
+    manifest = record.read(run / "manifest.json")
+    assert manifest["parent"] == os.path.relpath(parent, command_line.ROOT)
+
+
+def test_on_a_terminal_each_epoch_of_a_run_has_a_bar(
+    command: Command, empty_config: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, _, err = command("train", str(empty_config), "output_dir={tmp}/runs")
+    assert "epoch 1: " in err and "epoch 2: " in err
+    assert "4/4" in err
+
+
+def test_micro_batches_are_shown_at_the_start_with_what_they_promise(
+    command: Command, empty_config: Path
+) -> None:
+    words = ("train", str(empty_config), "output_dir={tmp}/runs", "trainer.max_steps=1")
+    promises = {2: "the same bits in any", 3: "the same up to rounding in any"}
+    for count, promise in promises.items():
+        _, _, err = command(*words, f"trainer.micro_batches={count}")
+        assert f"\n{count} micro-batches a step, {promise} number of processes\n" in err
+    assert "micro-batches" not in command(*words)[2]
+
+
+def test_minutes_are_minutes_and_the_end_says_that_they_are_over(
+    command: Command, empty_config: Path, monkeypatch: Patch
+) -> None:
+    left: list[float] = []
+
+    def is_late(stop: StopSignal) -> bool:
+        left.append(stop.deadline - time.monotonic())
+        return len(left) >= 3
+
+    monkeypatch.setattr(StopSignal, "is_time_up", property(is_late, lambda *_: None), raising=False)
+    words = ("train", str(empty_config), "output_dir={tmp}/runs", "trainer.max_minutes=50")
+    code, _, err = command(*words)
+    assert code == 0, err
+    assert 2900 < left[0] <= 3000
+    assert "\ntime is up after step 3\n" in err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_batch_of_either_split_is_tried_before_anything_is_written(
+    command: Command, empty_config: Path, tmp_path: Path, monkeypatch: Patch, split: str
+) -> None:
+    datasets = TinyTask.datasets
+
+    def broken(task: TinyTask) -> dict[str, Any]:
+        found = datasets(task)
+        return {**found, split: Broken(found[split], 0)}
+
+    monkeypatch.setattr(TinyTask, "datasets", broken)
+    words = ("train", str(empty_config), "output_dir={tmp}/runs", "loader.batch_size=60")
+    code, _, err = command(*words)
+    assert (code, err) == (2, "error: points.csv:0: expected a point, found none\n")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_predict_must_give_an_answer(refused: Callable[..., str], monkeypatch: Patch) -> None:
+    monkeypatch.setattr(TinyTask, "predict", lambda *_: [])
+    assert "Task.predict: expected an answer for each of 1 samples, found []" in refused()
+
+
+def test_the_data_is_that_of_the_last_hashes_which_are_beside_the_runs(
+    train: Train, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(record, "CACHED_BYTES", 1)
+    mine = tmp_path / "mine.csv"
+    mine.write_text("1\n", encoding="utf-8")
+    monkeypatch.setattr(TinyTask, "file", mine)
+    first = record.read(train("trainer.max_steps=1") / "manifest.json")["data"]
+    assert (tmp_path / "runs" / ".fingerprints.json").is_file()
+    modified = mine.stat().st_mtime_ns
+    mine.write_text("2\n", encoding="utf-8")
+    os.utime(mine, ns=(modified, modified))
+    again = record.read(train("trainer.max_steps=1") / "manifest.json")["data"]
+    read = record.read(train("trainer.max_steps=1", "--verify-data") / "manifest.json")["data"]
+    assert again == first != read
+
+
+def test_a_number_of_test_that_is_not_finite_is_null_in_the_result(
+    train: Train, monkeypatch: Patch
+) -> None:
+    class Undefined(RightAnswers):
+        def compute(self) -> torch.Tensor:
+            return torch.tensor(torch.nan)
+
+    metrics = TinyTask.metrics
+    monkeypatch.setattr(TinyTask, "metrics", lambda task: {**metrics(task), "odd": Undefined()})
+    run = train("trainer.max_steps=1")
+    text = (run / "result.json").read_text(encoding="utf-8")
+    found = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert found["test"]["odd"] is None
+
+
+def test_the_model_is_compiled_if_that_is_asked_for(train: Train, monkeypatch: Patch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda model: compiled.append(model))
+    train("trainer.max_steps=1")
+    assert compiled == []
+    train("trainer.max_steps=1", "trainer.compile=true")
+    assert len(compiled) == 1

@@ -33,6 +33,7 @@ from {{ cookiecutter.__package_name }}.engine.trainer import (
     Trainer,
     TrainerConfig,
     TrainingError,
+    exact_sum,
     map_tensors,
     tensors_of,
 )
@@ -323,6 +324,15 @@ def test_a_metric_that_should_fall_and_the_loss_are_best_when_lowest() -> None:
     assert trainer.best["value"] == min(losses) < max(losses)
 
 
+@pytest.mark.parametrize("is_high", [True, False])
+def test_of_two_evaluations_that_are_equally_good_the_first_stays_the_best(is_high: bool) -> None:
+    score = Scripted([2, 2, 2])
+    score.higher_is_better = is_high
+    trainer, _, _ = fit(metrics={"score": score}, monitor="score", epochs=3)
+    assert trainer.best["step"] == 2
+    assert trainer.evaluations_without_improvement == 2
+
+
 def test_patience_ends_training_after_that_many_evaluations_without_a_better_one() -> None:
     metrics = {"score": Scripted([1, 2, 2, 1, 9, 9])}
     trainer, _, _ = fit(metrics=metrics, monitor="score", epochs=6, patience=2)
@@ -390,6 +400,17 @@ def test_keep_saves_each_evaluation_that_is_one_of_the_best(is_high: bool) -> No
     assert [entry["step"] for entry in trainer.ranking] == [6, 1]
 
 
+@pytest.mark.parametrize("is_high", [True, False])
+def test_an_evaluation_whose_value_is_not_finite_is_not_kept(is_high: bool) -> None:
+    metric = Scripted([math.nan, 1, math.inf, -math.inf, 2])
+    metric.higher_is_better = is_high
+    options: dict[str, Any] = {"metrics": {"score": metric}, "monitor": "score", "epochs": 5}
+    trainer, _, saved = fit(train=batches([1.0], 1), keep=3, **options)
+    assert [name for name in saved if name.startswith("best-")] == ["best-2", "best-5"]
+    assert sorted(entry["step"] for entry in trainer.ranking) == [2, 5]
+    assert trainer.best["step"] == (5 if is_high else 2)
+
+
 def test_the_average_is_evaluated_and_the_model_is_trained() -> None:
     decay = 0.75
     model = one_weight(1.0)
@@ -415,6 +436,8 @@ def test_the_norm_of_the_gradient_before_clipping_is_logged(bound: float) -> Non
     assert float(weight_of(model).detach()) == pytest.approx(1 - 0.1 * min(3, bound))
     _, log, _ = fit(train=batches([3.0], 1))
     assert "grad_norm" not in log[0]
+    _, log, _ = fit(train=batches([0.0], 1), max_grad_norm=bound)
+    assert lines_of(log, "train", "grad_norm") == [0.0]
 
 
 def test_the_rate_counts_the_time_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,6 +453,15 @@ def test_the_rate_counts_the_time_of_training_alone(monkeypatch: pytest.MonkeyPa
     _, log, _ = fit(forward, train, eval_every=3, log_every=2)
     assert lines_of(log, "train", "step") == [2, 3, 4]
     assert lines_of(log, "train", "rate") == [2, 2, 2]
+
+
+def test_the_rate_has_one_decimal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 3.0, 3.0, 3.0])
+    monkeypatch.setattr(
+        trainer_module, "time", SimpleNamespace(perf_counter=lambda: next(clock))
+    )
+    _, log, _ = fit(train=batches([1.0], 1))
+    assert lines_of(log, "train", "rate") == [0.3]  # a sample in three seconds
 
 
 def test_save_every_saves_within_an_epoch() -> None:
@@ -478,6 +510,15 @@ def test_weights_are_saved_though_their_sum_is_too_large(value: float, dtype: to
         with pytest.raises(TrainingError):
             trainer.checkpoint("last")
     assert saved == ["last"]
+
+
+def test_nothing_is_saved_if_only_the_last_parameter_is_not_finite() -> None:
+    saved: list[str] = []
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    nn.init.constant_(model[1].bias, math.nan)
+    with pytest.raises(TrainingError, match="a weight is not finite"):
+        build(model=model, save=saved.append).checkpoint("last")
+    assert saved == []
 
 
 def test_evaluation_is_in_eval_mode_without_gradients_and_training_goes_on_as_before() -> None:
@@ -739,6 +780,7 @@ def test_the_sum_of_losses_is_rounded_once() -> None:
     values = build().evaluate(batches([2.0**60, 1.0, -(2.0**60)], 1))
     assert values["loss"] == 1 / 3
     assert math.isnan(build().evaluate(batches([math.inf, -math.inf], 1))["loss"])
+    assert math.isnan(exact_sum([1e308, 1e308]))  # more than a float holds
 
 
 def test_the_loss_of_each_epoch_is_its_own() -> None:
@@ -861,6 +903,13 @@ def test_vectors_and_matrices_are_what_evaluate_gives_but_are_not_logged() -> No
     assert values["list"] == [1]
     assert all(isinstance(value, int | float | str) for line in log for value in line.values())
     assert not any(name in line for line in log for name in metrics)
+
+
+def test_a_metric_that_is_an_integer_is_logged_and_can_be_the_monitor() -> None:
+    metrics = {"count": Fixed(3)}
+    trainer, log, _ = fit(metrics=metrics, monitor="count")
+    assert lines_of(log, "val", "count") == [3]
+    assert trainer.best["value"] == 3
 
 
 def noisy(model: nn.Module, batch: Any) -> Output:
@@ -1006,6 +1055,18 @@ def test_what_forward_draws_in_evaluation_is_decided_by_the_seed(
         values.append(trainer.evaluate(make_val()))
         assert trainer.evaluate(make_val()) == values[-1]
     assert values[0] == values[1] != values[2]
+
+
+def test_what_forward_draws_in_evaluation_is_new_in_each_batch_and_micro_batch() -> None:
+    seen: list[float] = []
+
+    def watch(model: nn.Module, batch: Any) -> Output:
+        seen.append(torch.rand(()).item())
+        return given(model, batch)
+
+    trainer = build(watch, micro_batches=2)
+    trainer.evaluate(Cut(batches([1.0] * 12, 4)))
+    assert len(set(seen)) == len(seen) == 6
 
 
 @pytest.mark.parametrize("at", [2, 8])  # within the first epoch, and within the second

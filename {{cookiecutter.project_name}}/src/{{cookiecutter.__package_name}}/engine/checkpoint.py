@@ -36,6 +36,7 @@ DICT_TYPES = (dict, OrderedDict, Counter)
 PLACES = ("state_dict", "model")  # where files of weights have them, if not at the top
 PREFIXES = ("", "model.", "module.", "module.model.")  # of names, from what wrapped a model
 SHOWN_NAMES = 6  # of tensors that do not fit
+MISFIT = "the checkpoint does not fit this model"
 
 State = dict[str, Any]
 """What a checkpoint holds by name: states, or the parts that have them by `state_dict`."""
@@ -112,9 +113,12 @@ def load(path: Path) -> State:
     try:
         if is_zipfile(path):  # not what old versions of torch wrote
             with ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+                if unpacked > path.stat().st_size:
+                    raise BadZipFile("it would unpack to more than it is")
                 damaged = archive.testzip()
             if damaged:
-                raise BadZipFile(f"the checksum of {damaged} is wrong")
+                raise BadZipFile(f"the checksum of {damaged!r} is wrong")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # damage can raise errors of any kind
         raise CheckpointError(f"{path}: damaged or missing: {_first_line(error)}") from None
@@ -123,12 +127,15 @@ def load(path: Path) -> State:
 def load_latest(folder: Path) -> State | None:
     """Return what is in `last.pt` of a folder, or None if there is no checkpoint yet.
 
-    If `last.pt` is damaged or missing, `last.prev.pt` is used, with a warning on stderr.
+    If `last.pt` is damaged or missing, `last.prev.pt` is used, with a warning on stderr. It is not
+    used for one that can be read but does not fit: that is no damage, and `restore` names it.
     """
     last = folder / "last.pt"
     previous = folder / "last.prev.pt"
-    if not previous.exists():
-        return load(last) if last.exists() else None
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise CheckpointError(f"{folder}: expected a folder")
+    if not os.path.lexists(previous):
+        return load(last) if os.path.lexists(last) else None
     try:
         return load(last)
     except CheckpointError as error:
@@ -141,12 +148,14 @@ def weights_of(state: State) -> Weights:
 
     Raises CheckpointError if it has no weights.
     """
-    if "average" in state:  # it has a counter beside the module
-        average = {name: state["average"][name] for name in state["average"] if "." in name}
-        return _without_prefix(average, "module.")
-    if "model_state_dict" not in state:
-        raise CheckpointError("not a checkpoint of this project: model_state_dict is missing")
-    return dict(state["model_state_dict"])
+    place = "average" if "average" in state else "model_state_dict"
+    check_like(state, {place: {}})
+    tensors = state[place].items()
+    weights = {name: value for name, value in tensors if isinstance(value, torch.Tensor)}
+    if place == "average":  # it has a counter beside the module
+        weights = {name: weights[name] for name in weights if "." in name}
+        return _without_prefix(weights, "module.")
+    return weights
 
 
 def load_weights(path: Path) -> Weights:
@@ -207,16 +216,42 @@ def restore(state: State, parts: State) -> None:
 
     Raises CheckpointError if an entry is missing or does not fit its part.
     """
+    check_like(state, dict.fromkeys(parts))
     for key, part in parts.items():
-        if key not in state:
-            raise CheckpointError(f"not a checkpoint of this project: {key} is missing")
         try:
             part.load_state_dict(state[key])
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"the checkpoint does not fit this model: {key}: {reason}"
-            ) from None
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(f"{MISFIT}: {key}: {reason}") from None
+
+
+def check_like(state: Any, like: Any, name: str = "") -> None:
+    """Check a state, before it is loaded, by another one that has the same names and types.
+
+    It may have more names than that one, and what is None or empty there may hold anything. Names
+    with an underscore may be missing: some are new in a version of torch. Shapes of tensors and
+    flags must be equal.
+
+    Raises CheckpointError with the name of what is missing or has another type.
+    """
+    if like is None:
+        return
+    kind: Any = float | int if isinstance(like, float) else type(like)
+    shape = getattr(like, "shape", None)
+    is_right = isinstance(state, kind) and getattr(state, "shape", None) == shape
+    if not is_right or (kind is bool and state is not like):
+        expected = shape or type(like).__name__
+        found = " ".join(repr(state).split())
+        raise CheckpointError(f"{MISFIT}: {name}: expected {expected}, found {found:.40}")
+    if kind in (list, tuple):
+        like = dict(enumerate(like))
+        state = dict(enumerate(state))
+    for key, item in like.items() if isinstance(like, dict) else ():
+        place = f"{name}.{key}".removeprefix(".")
+        if key in state:
+            check_like(state[key], item, place)
+        elif not str(key).startswith("_"):
+            raise CheckpointError(f"not a checkpoint of this project: {place} is missing")
 
 
 def _collect(parts: State) -> State:

@@ -364,11 +364,13 @@ def _entries(
 def _text_of(path: Path) -> str:
     """The text of a config file."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: too large for a config file: more than 100 kB")
-        return path.read_text("utf-8-sig", "surrogateescape")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # and not more: a device may have no end
     except OSError as error:
         raise ConfigError(f"{path}: expected a config file, found: {error.strerror}") from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: too large for a config file: more than 100 kB")
+    return content.decode("utf-8-sig", "surrogateescape")
 
 
 def _flatten(

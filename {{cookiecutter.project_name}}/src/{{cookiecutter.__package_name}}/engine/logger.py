@@ -29,6 +29,7 @@ from tqdm import tqdm
 NOT_SCALARS = ("step", "epoch", "split", "time")
 SECONDS_BETWEEN_LINES = 10  # of the train split, where no progress bar can be shown
 SECONDS_BETWEEN_FLUSHES = 10  # of TensorBoard's file, which a checkpoint flushes too
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the end of a line
 TITLES = {
     "lr": "learning rate",
     "rate": "samples a second",
@@ -122,15 +123,17 @@ class Logger:
     def log(self, record: Record) -> Record:
         """Write one record, and return it as it is in `metrics.jsonl`.
 
-        A record has `step`, `epoch`, `split` and numbers under any other names. `time`, the
-        seconds since the run began, is added, and to records of training on CUDA `memory`, the
-        most memory that was in use, in GB. Numbers that are not finite become null.
+        A record has `step`, `epoch`, `split` and numbers under any other names: those of Python
+        and NumPy, tensors without a dimension, or None. `time`, the seconds since the run began, is
+        added, and to records of training on CUDA `memory`, the most memory that was in use, in GB.
+        Numbers that are not finite become null.
 
-        Raises LogWriteError if it cannot be written.
+        Raises LogError for anything else in it, and LogWriteError if it cannot be written.
         """
+        record = {name: _plain(name, value) for name, value in record.items()}
         if record["split"] == "train":
-            record = {**record, **_memory()}
-        record = {**record, "time": round(self.seconds, 3)}
+            record |= _memory()
+        record["time"] = round(self.seconds, 3)
         line: Record = null_if_not_finite(record)
         file = self._open_file()
         try:
@@ -165,13 +168,14 @@ class Logger:
 
     @staticmethod
     def info(text: str) -> None:
-        """Print a text on stderr, above the progress bar if there is one.
+        """Print a line on stderr, above the progress bar if there is one.
 
-        Training continues if the terminal or pipe behind stderr was closed.
+        Training continues if the terminal or pipe behind stderr was closed. Characters that control
+        a terminal, which a label may have, become question marks.
         """
         if sys.stderr is not None:
             with suppress(OSError, ValueError):
-                tqdm.write(text, file=sys.stderr)
+                tqdm.write(CONTROLS.sub("?", text), file=sys.stderr)
 
     def state_dict(self) -> State:
         """Return the length of the log in bytes, all of them synced, and the seconds so far."""
@@ -185,6 +189,24 @@ class Logger:
         size = file.seek(0, os.SEEK_END)
         return {"bytes": size, "seconds": self.seconds}
 
+    def check(self, state: State) -> list[Record]:
+        """Return the records of before `state` was taken, and change nothing.
+
+        Raises LogError if the log is shorter than `state` says, or is not a log.
+        """
+        file = self._open_file()
+        file.seek(0)  # to open the file a second time, and close it, would end the lock
+        content = file.read()
+        length = state["bytes"]
+        kept = content[:length]
+        is_whole = len(kept) == length and kept.endswith(b"\n" if kept else b"")
+        if not is_whole:
+            raise LogError(
+                f"{file.name}: expected the {length} bytes that the checkpoint counts on, "
+                f"found {len(content)}: the log was changed"
+            )
+        return _parse(kept, file.name)
+
     def load_state_dict(self, state: State) -> None:
         """Remove what was logged after `state` was taken, from both files.
 
@@ -192,24 +214,16 @@ class Logger:
         removed line of the test split has the step of the best weights, which can be lower than
         the steps of lines that are kept: those are written again.
 
-        Raises LogError if the log is shorter than `state` says, or is not a log.
+        Raises LogError if `state` does not fit the log: see `check`.
         """
-        file = self._open_file()
-        path = file.name
-        file.seek(0)  # to open the file a second time, and close it, would end the lock
-        content = file.read()
-        length = state["bytes"]
-        if len(content) < length:
-            raise LogError(
-                f"{path}: expected the {length} bytes that the checkpoint counts on, "
-                f"found {len(content)}: the log was changed"
-            )
-        kept = _parse(content[:length], path)
+        kept = self.check(state)
         steps = [kept[-1]["step"] if kept else 0]
-        for line in content[length:].splitlines():
-            with suppress(ValueError, TypeError, KeyError):  # the end of a line may be missing
-                steps.append(int(json.loads(line)["step"]))
-        file.truncate(length)
+        file = self._open_file()
+        file.seek(state["bytes"])
+        for line in file.read().splitlines():
+            with suppress(LogError):  # the end of a line may be missing
+                steps += [record["step"] for record in _parse(line, file.name)]
+        file.truncate(state["bytes"])
         self._started = time.monotonic() - state["seconds"]
         self._close_board()
         self._purge_step = min(steps)
@@ -281,15 +295,18 @@ class Board:
     def __init__(
         self, folder: Path, purge_step: int | None = None, kept: Iterable[Record] = ()
     ) -> None:
+        from unittest.mock import patch
+
         from torch.utils.tensorboard import SummaryWriter  # takes 0.2 s
 
         # TensorBoard reads event files in the order of their names, which begin with the second
         # in which they were made. Two of the same second could be read in the wrong order.
         while any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
             time.sleep(0.05)
-        self.writer: Any = SummaryWriter(
-            str(folder), purge_step=purge_step, flush_secs=SECONDS_BETWEEN_FLUSHES
-        )
+        with patch("socket.gethostname", return_value="run"):  # it would be in the file's name
+            self.writer: Any = SummaryWriter(
+                str(folder), purge_step=purge_step, flush_secs=SECONDS_BETWEEN_FLUSHES
+            )
         self.first_step = purge_step or 0
         self.names: dict[str, list[str]] = {}  # of the numbers that each split has
         for record in kept:
@@ -381,6 +398,10 @@ class SilentLogger:
         """Return the record."""
         return record
 
+    def check(self, state: State) -> list[Record]:
+        """Return no records."""
+        return []
+
     def track(self, steps: Iterable[Item], epoch: int, start: int, total: int) -> Iterable[Item]:
         """Return the steps."""
         return steps
@@ -459,14 +480,27 @@ def _cell(value: Any) -> Any:
     return value if is_number or isinstance(value, str) else json.dumps(value)
 
 
+def _plain(name: str, value: Any) -> Any:
+    """A value of a record in plain Python, NaN for None; raises LogError if it cannot be logged."""
+    if getattr(value, "ndim", None) == 0:  # of torch or NumPy
+        value = value.item()
+    kind: Any = {"step": int, "split": str}.get(name, int | float | None)
+    is_huge = isinstance(value, int) and value.bit_length() > 63  # for TensorBoard
+    if is_huge or not isinstance(value, kind):
+        expected = "a text" if kind is str else "a number"
+        raise LogError(f"{name}: expected {expected}, found {value!r:.60}")
+    return math.nan if value is None else value
+
+
 def _parse(content: bytes, path: str) -> list[Record]:
     """Return the records in the lines of a log; raise LogError for a line that is none."""
     records = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            record = json.loads(line)
-            record["step"] = int(record["step"])
-        except (ValueError, TypeError, KeyError):
+            record = {"step": None, "split": "", **json.loads(line)}
+            for name, value in record.items():
+                _plain(name, value)
+        except (ValueError, TypeError, RecursionError):
             found = f"expected a JSON object with a step, found {line[:40]!r}"
             raise LogError(f"{path}:{number}: {found}") from None
         records.append(record)

@@ -48,6 +48,15 @@ BEFORE_CONFIG = {
     "source",
 }
 SHOWN_CHANGES = 3  # of the files that have changed
+MAX_THREADS = 1024  # torch ends the process if the system cannot have so many
+TYPES = {
+    "threads": int,
+    "processes": int,
+    "packages": dict,
+    "resumes": list,
+    **dict.fromkeys(("data", "source", "parent", "parent_digest", "python", "digest"), str),
+}
+"""of what is read of a run: a file that has something else is refused"""
 
 Facts = dict[str, Any]
 """What a file of a run folder says: plain data by name."""
@@ -98,6 +107,27 @@ def create_run(output_dir: Path, name: str) -> Path:
         ) from None
 
 
+def resolve_output(root: Path, text: str) -> Path:
+    """Return the folder that `output_dir` means; `~` is the home folder.
+
+    Raises RunError for `$VARIABLE` and `~NAME`, which a shell would have expanded.
+    """
+    path = os.path.expanduser(text)
+    if "$" in path or path.startswith("~"):
+        raise RunError(
+            f"output_dir: expected a folder, found {text!r}; variables and names of users are "
+            "expanded by the shell, outside of quotes"
+        )
+    return root / path
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise RunError if there is a link in a run folder: what is written to it ends elsewhere."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise RunError(f"{path}: a link; replace it with what it points to")
+
+
 def open_run(output_dir: Path, name: str) -> Path:
     """Make the folder of a run that has this very name, or take one in which no run has begun yet.
 
@@ -118,9 +148,10 @@ def open_run(output_dir: Path, name: str) -> Path:
 
 def check_name(name: str) -> None:
     """Raise RunError for a name that cannot be that of a run folder."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", name):
         raise RunError(
-            f"--run: expected a name of letters, digits, dot, underscore and hyphen, found {name!r}"
+            "--run: expected a name of at most 200 letters, digits, dots, underscores and hyphens, "
+            f"found {name!r:.60}"
         )
 
 
@@ -206,15 +237,14 @@ def read(path: Path, *keys: str) -> Facts:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: expected a JSON object, found: {error}") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    _check_types(path, content)
     missing = [key for key in keys if key not in content]
     if missing:
         message = f"expected a JSON object with {', '.join(keys)}"
         raise RunError(f"{path}: {message}, found none of {', '.join(missing)}")
-    return content
+    return dict(content)
 
 
 def find_source(folder: Path) -> Path:
@@ -247,7 +277,7 @@ def hash_files(
     for path in map(os.path.abspath, paths):
         start_of_name = len(os.path.join(os.path.dirname(path), ""))
         for file in _files(path, pattern):
-            stat = os.stat(file)  # before it is read: a change from now on shows the next time
+            stat = _stat(file)  # before it is read: a change from now on shows the next time
             name = file[start_of_name:].replace(os.sep, "/")
             files.append(HashedFile(file, name, stat.st_size, stat.st_mtime_ns))
     if sum(file.size for file in files) < CACHED_BYTES:
@@ -309,6 +339,21 @@ def digest(state_dict: dict[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
+def _check_types(path: Path, content: Any) -> None:
+    """Raise RunError for what is no JSON object, or has something of another type than TYPES."""
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    for key, kind in TYPES.items():
+        value = content.get(key, kind())
+        if type(value) is not kind:
+            raise RunError(f"{path}: {key}: expected {kind.__name__}, found {value!r:.40}")
+    threads = content.get("threads", 1)
+    if not 1 <= threads <= MAX_THREADS:
+        raise RunError(f"{path}: threads: expected 1 to {MAX_THREADS}, found {threads!r:.40}")
+    for entry in content.get("resumes", []):
+        _check_types(path, entry)
+
+
 def _shorten(text: str, root: Path) -> str:
     """Write paths in a text as `./...` below root, and as `~/...` below the home folder."""
     home = os.path.expanduser("~")
@@ -322,10 +367,11 @@ def _installed_packages() -> dict[str, str]:
     """Return the version of each installed distribution, by its name in small letters."""
     versions: dict[str, str] = {}
     for distribution in metadata.distributions():
-        facts = distribution.metadata  # reads a file, so once is enough
-        name = facts["Name"]
-        if name:  # what is left of a broken installation has none
-            versions.setdefault(name.lower(), facts["Version"])  # the first one is imported
+        with suppress(UnicodeDecodeError):  # a broken installation
+            facts = distribution.metadata  # reads a file, so once is enough
+            name = facts["Name"]
+            if name:  # what is left of a broken installation has none
+                versions.setdefault(name.lower(), facts["Version"])  # the first one is imported
     return dict(sorted(versions.items()))
 
 
@@ -333,9 +379,10 @@ def _requirements(packages: dict[str, str], package: Path) -> str:
     """Return lines for `pip install -r`: these versions, without those that no index has."""
     local = set()
     for distribution in metadata.distributions():
-        is_folder = "dir_info" in (distribution.read_text("direct_url.json") or "")
-        if is_folder or package.name in (distribution.read_text("top_level.txt") or "").split():
-            local.add(str(distribution.metadata["Name"]).lower())
+        with suppress(UnicodeDecodeError):
+            is_folder = "dir_info" in (distribution.read_text("direct_url.json") or "")
+            if is_folder or package.name in (distribution.read_text("top_level.txt") or "").split():
+                local.add(str(distribution.metadata["Name"]).lower())
     lines = [f"{name}=={version}\n" for name, version in packages.items() if name not in local]
     return "".join(lines)
 
@@ -377,6 +424,13 @@ def _files_below(folder: str, pattern: str, parents: set[str]) -> Iterator[str]:
             yield from _files_below(entry.path, pattern, {real, *parents})
         elif entry.is_file() and fnmatchcase(entry.name, pattern):
             yield entry.path
+
+
+def _stat(file: str) -> os.stat_result:
+    try:
+        return os.stat(file)
+    except OSError as error:  # it was there when its folder was listed
+        raise RunError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _hash_contents(file: str) -> str:

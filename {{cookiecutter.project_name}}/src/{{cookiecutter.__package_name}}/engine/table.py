@@ -10,9 +10,12 @@ Cells are separated by commas, semicolons or tabs, whichever the first line is m
 import csv
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+
+MAX_CHARACTERS = 10_000_000  # of a cell, and of a line: a quote that nothing closes takes no more
 
 
 class TableError(ValueError):
@@ -38,15 +41,18 @@ def read_table(path: Path, required: Sequence[str]) -> Table:
     UTF-8.
     """
     try:
+        if path.is_fifo() or path.is_char_device():  # which may never end
+            raise TableError(f"{path}: expected a CSV file, found a pipe or a device")
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            return parse_table(file, str(path), required)
+            lines = iter(partial(file.readline, MAX_CHARACTERS), "")
+            return parse_table(lines, str(path), required)
     except OSError as error:
         raise TableError(f"{path}: expected a CSV file, found: {error.strerror}") from None
 
 
 def parse_table(file: Iterable[str], source: str, required: Sequence[str]) -> Table:
     """The columns of the CSV in some lines; errors name them by `source`. See `read_table`."""
-    csv.field_size_limit(2**31 - 1)  # characters in a cell; without this, 131,072
+    csv.field_size_limit(MAX_CHARACTERS - 1)  # without this, 131,072
     lines = iter(file)
     header = next(lines, "")
     outside_quotes = re.sub('"[^"]*("|$)', "", header)
@@ -57,7 +63,7 @@ def parse_table(file: Iterable[str], source: str, required: Sequence[str]) -> Ta
         if len(set(names)) < len(names) or not set(required) <= set(names):
             raise TableError(
                 f"{source}:1: expected columns of different names, among them "
-                f"{' and '.join(required)}, found {names}"
+                f"{' and '.join(required)}, found {names!s:.200}"
             )
         table = Table([], {name: [] for name in names})
         for values in filter(None, reader):  # blank lines have no values
@@ -75,7 +81,9 @@ def _checked(
 ) -> dict[str, str]:
     """The cells of a row by the names of their columns."""
     if len(values) != len(names):
-        raise TableError(f"{place}: expected a cell for each of {names}, found {values!r:.200}")
+        raise TableError(
+            f"{place}: expected a cell for each of {names!s:.200}, found {values!r:.200}"
+        )
     row = dict(zip(names, map(str.strip, values), strict=True))
     if not all(row[name] for name in required):
         raise TableError(f"{place}: expected {' and '.join(required)}, found {values!r:.200}")

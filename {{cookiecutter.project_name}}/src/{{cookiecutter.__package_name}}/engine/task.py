@@ -22,6 +22,11 @@ class DataError(ValueError):
     exit_code = 2
 
 
+def one_line(text: str) -> str:
+    """The text with an escape for each character that a terminal would not just show."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class TaskDefaults:
     """Makes a task of a class that says only what is special about it.
 
