@@ -349,6 +349,7 @@ class Run:
         """
         self.announce()
         if self.settings.trainer.compile:
+            torch.use_deterministic_algorithms(self.settings.deterministic)  # of the compiler too
             self.model.compile()
         minutes = self.settings.trainer.max_minutes
         if minutes and self.is_main:

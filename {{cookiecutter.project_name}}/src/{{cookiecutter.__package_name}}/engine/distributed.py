@@ -63,7 +63,8 @@ def select_device(name: str, deterministic: bool) -> torch.device:
     that give the same bits each time. Raises DeviceError for a device that is not there.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # is read when CUDA starts
-    torch.use_deterministic_algorithms(deterministic)
+    # As use_deterministic_algorithms does, which imports the compiler: a second of each command.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     # It is slow, and nothing here reads memory that was not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     local_rank = dist.get_node_local_rank(fallback_rank=0)
