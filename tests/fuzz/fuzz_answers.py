@@ -53,7 +53,8 @@ def targets(project: Path) -> dict[str, Target]:
     def answers(data: st.DataObject) -> None:
         given = answers_of(data)
         namespace: dict[str, Any] = {"__name__": "hook"}
-        exec(hook.render(cookiecutter=given), namespace)
+        package = str(given["project_name"] or "").replace("-", "_")
+        exec(hook.render(cookiecutter={**given, "__package_name": package}), namespace)
         printed = io.StringIO()
         with contextlib.redirect_stderr(printed):
             code = namespace["main"]()
