@@ -11,7 +11,7 @@ PREDICT_text = sparkly gloomily griefstricken
 PREDICT_image = data/digits.zip/3/0003.png data/digits.zip/7/0007.png
 PREDICT_tabular = data/penguins.csv
 
-.PHONY: demo test torture bench
+.PHONY: demo test torture fuzz bench
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -40,6 +40,14 @@ torture: .venv/ready
 	$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo
 	$(BIN)/python tests/torture.py demo/$(NAME) --kills 300 --seed $$(date +%s)
 	$(BIN)/python tests/torture.py demo/$(NAME) --kills 200 --seed $$(date +%s) --processes
+
+# Tries 10,000 random inputs of each kind on a project of each task: up to 20 minutes for each kind.
+fuzz: .venv/tests
+	for task in text image tabular; do \
+		$(BIN)/cookiecutter . --no-input --overwrite-if-exists --output-dir demo/fuzz \
+			project_name=fuzz-$$task task=$$task || exit 1; \
+	done
+	$(BIN)/python tests/fuzz/run.py demo/fuzz --inputs 10000
 
 # Measures what README.md says of speed, and writes benchmarks/RESULTS.md: half an hour.
 BENCH = benchmarks/.venv

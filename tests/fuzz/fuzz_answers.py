@@ -17,7 +17,11 @@ QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text("utf-8"))
 FIELDS = [name for name in QUESTIONS if not name.startswith("_")]
 SPECIAL = "'\"\\{}%#$`<>&|;:,=[]()*_~^!?@/ \t\n\r\0\x1b\x85\u2028é🙂\ufeff\udc80"
 WORDS = ("{{ 1/0 }}", "{% raw %}", "{#", "'''", '"""', "${HOME}", "\\N{x}", "\\", "\\u0041", "null")
-FILES = ("pyproject.toml", "README.md", "{% if cookiecutter.license != 'none' %}LICENSE{% endif %}")
+FILES = (
+    "pyproject.toml",
+    "{% if cookiecutter.language == 'en' %}README.md{% endif %}",
+    "{% if cookiecutter.license != 'none' %}LICENSE{% endif %}",
+)
 
 
 def template_of(name: str) -> Template:
@@ -49,7 +53,8 @@ def targets(project: Path) -> dict[str, Target]:
     def answers(data: st.DataObject) -> None:
         given = answers_of(data)
         namespace: dict[str, Any] = {"__name__": "hook"}
-        exec(hook.render(cookiecutter=given), namespace)
+        package = str(given["project_name"] or "").replace("-", "_")
+        exec(hook.render(cookiecutter={**given, "__package_name": package}), namespace)
         printed = io.StringIO()
         with contextlib.redirect_stderr(printed):
             code = namespace["main"]()

@@ -9,13 +9,99 @@ from harness import Failure, Program, Target, changed, scratch
 from hypothesis import strategies as st
 
 # What YAML, or who writes it by hand, may mean something by.
-ODD = (
-    "~ null true no Off yes 1e-3 1_000 0x10 0o7 012 1:30 2020-01-01 .inf -.inf .nan nan inf 1e400 -0 "
-    "-1 1.5 9223372036854775808 99999999999999999999 [] {} [1,2] [[1]] {a:1} '' \"\" ' \" : , # & * ! "
-    "| > % @ ` --- ... &a *a <<:*a !!python/object:os.system !!binary !!set !!int !<x> = == a=b - ? "
-    "cpu cuda cuda:99 auto mps cuda:x \t \u2028 \ufeff \x85 \udc80 \x1b[2J ${HOME} ~/x ../x /dev/null "
-    "cosine plateau accuracy loss rmse fp16 bf16 fp32 é e\u0301 🙂 a\nb {*:1} {'':1} [,] {[]:1}"
-).split(" ")
+ODD = [
+    "~",
+    "null",
+    "true",
+    "no",
+    "Off",
+    "yes",
+    "1e-3",
+    "1_000",
+    "0x10",
+    "0o7",
+    "012",
+    "1:30",
+    "2020-01-01",
+    ".inf",
+    "-.inf",
+    ".nan",
+    "nan",
+    "inf",
+    "1e400",
+    "-0",
+    "-1",
+    "1.5",
+    "9223372036854775808",
+    "99999999999999999999",
+    "[]",
+    "{}",
+    "[1,2]",
+    "[[1]]",
+    "{a:1}",
+    "''",
+    '""',
+    "'",
+    '"',
+    ":",
+    ",",
+    "#",
+    "&",
+    "*",
+    "!",
+    "|",
+    ">",
+    "%",
+    "@",
+    "`",
+    "---",
+    "...",
+    "&a",
+    "*a",
+    "<<:*a",
+    "!!python/object:os.system",
+    "!!binary",
+    "!!set",
+    "!!int",
+    "!<x>",
+    "=",
+    "==",
+    "a=b",
+    "-",
+    "?",
+    "cpu",
+    "cuda",
+    "cuda:99",
+    "auto",
+    "mps",
+    "cuda:x",
+    "\t",
+    "\u2028",
+    "\ufeff",
+    "\x85",
+    "�",
+    "\x1b[2J",
+    "${HOME}",
+    "~/x",
+    "../x",
+    "/dev/null",
+    "cosine",
+    "plateau",
+    "accuracy",
+    "loss",
+    "rmse",
+    "fp16",
+    "bf16",
+    "fp32",
+    "é",
+    "é",
+    "🙂",
+    "a\nb",
+    "{*:1}",
+    "{'':1}",
+    "[,]",
+    "{[]:1}",
+]
 NESTED = ["[" * 500, "{a: " * 2000, "&a [*a]", "[" * 50 + "]" * 50, "- " * 3000, "x" * 100_001]
 
 
@@ -59,9 +145,16 @@ def file_of(data: st.DataObject, keys: list[str], text: str) -> bytes:
             lines += f"{section}:\n" if section else ""
             indent = "  " if section else ""
         lines += f"{indent}{key}: {data.draw(values())}\n"
-    return lines.encode(errors="surrogateescape") if data.draw(st.booleans()) else yaml.safe_dump(
-        {key: data.draw(values()) for key in data.draw(st.lists(st.sampled_from(keys), max_size=3))}
-    ).encode(errors="replace")
+    return (
+        lines.encode(errors="surrogateescape")
+        if data.draw(st.booleans())
+        else yaml.safe_dump(
+            {
+                key: data.draw(values())
+                for key in data.draw(st.lists(st.sampled_from(keys), max_size=3))
+            }
+        ).encode(errors="replace")
+    )
 
 
 def targets(project: Path) -> dict[str, Target]:

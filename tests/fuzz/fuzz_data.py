@@ -19,16 +19,68 @@ SMALL = {
 }
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO")
 CELLS = (
-    "1", "2.5", "-3e5", "1e400", "nan", "NA", "", "?", "a", "b", "é", "e\u0301", "🙂", '"', '""', '"a,b"',
-    '"a\nb"', " ", "\0", "\udcff", "\ufeff", "\x1b[2J", "\u2028", "9" * 400, "x" * 200_000, "null",
-    "=1+1", "'", "\\", "\r", "\x85",
-)  # fmt: skip
+    "1",
+    "2.5",
+    "-3e5",
+    "1e400",
+    "nan",
+    "NA",
+    "",
+    "?",
+    "a",
+    "b",
+    "é",
+    "e\u0301",
+    "🙂",
+    '"',
+    '""',
+    '"a,b"',
+    '"a\nb"',
+    " ",
+    "\0",
+    "\udcff",
+    "\ufeff",
+    "\x1b[2J",
+    "\u2028",
+    "9" * 400,
+    "x" * 200_000,
+    "null",
+    "=1+1",
+    "'",
+    "\\",
+    "\r",
+    "\x85",
+)
 NAMES = (
-    "a/1.png", "a/2.png", "a/3.png", "b/1.png", "b/2.png", "b/3.png", "c/é.png", "train/a/1.png",
-    "train/b/1.png", "val/a/1.png", "val/b/2.png", "test/a/1.png", "1.png", "../x/1.png", "/a/1.png",
-    "a//1.png", "a/./1.png", "a/../b/1.png", "a\\1.png", "C:/1.png", "a/\x1b[2J.png", "a/x\ny.png",
-    "a/.png", ".a/1.png", "a/", "__MACOSX/a/1.png", "a/" + "x" * 300 + ".png", "a/\udc80.png",
-)  # fmt: skip
+    "a/1.png",
+    "a/2.png",
+    "a/3.png",
+    "b/1.png",
+    "b/2.png",
+    "b/3.png",
+    "c/é.png",
+    "train/a/1.png",
+    "train/b/1.png",
+    "val/a/1.png",
+    "val/b/2.png",
+    "test/a/1.png",
+    "1.png",
+    "../x/1.png",
+    "/a/1.png",
+    "a//1.png",
+    "a/./1.png",
+    "a/../b/1.png",
+    "a\\1.png",
+    "C:/1.png",
+    "a/\x1b[2J.png",
+    "a/x\ny.png",
+    "a/.png",
+    ".a/1.png",
+    "a/",
+    "__MACOSX/a/1.png",
+    "a/" + "x" * 300 + ".png",
+    "a/\udc80.png",
+)
 
 
 def csv_file(data: st.DataObject, text: str) -> bytes:
@@ -37,12 +89,15 @@ def csv_file(data: st.DataObject, text: str) -> bytes:
         return changed(data, text.encode())
     names = data.draw(
         st.one_of(
-            st.just([*text.splitlines()[0].split(",")]), st.lists(st.sampled_from(CELLS), max_size=3)
+            st.just([*text.splitlines()[0].split(",")]),
+            st.lists(st.sampled_from(CELLS), max_size=3),
         )
     )
     delimiter = data.draw(st.sampled_from(",;\t"))
     cell = st.one_of(st.sampled_from(CELLS), st.text(max_size=5))
-    rows = data.draw(st.lists(st.lists(cell, min_size=len(names), max_size=len(names)), max_size=12))
+    rows = data.draw(
+        st.lists(st.lists(cell, min_size=len(names), max_size=len(names)), max_size=12)
+    )
     lines = [delimiter.join(row) for row in [names, *rows]]
     end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
     return end.join(lines).encode(errors="surrogateescape")

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 Target = Callable[[st.DataObject], None]
 
 MAX_SECONDS = 2.0  # of processor time that an input may take
-USAGE = "usage: "  # begins what argparse says of a wrong command, in which it repeats words as they are
+USAGE = (
+    "usage: "  # begins what argparse says of a wrong command, in which it repeats words as they are
+)
 
 
 class Failure(AssertionError):

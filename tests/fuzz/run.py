@@ -1,8 +1,8 @@
 """Tries random inputs on generated projects: `python tests/fuzz/run.py PROJECTS_FOLDER`.
 
-Each `fuzz_*.py` beside this file has `targets(project)`: by name, a function that draws an input and
-raises an error unless it ends as it must. `tests/test_fuzz.py` tries a few inputs of each, `make
-fuzz` 10,000.
+Each `fuzz_*.py` beside this file has `targets(project)`: by name, a function that draws an input
+and raises an error unless it ends as it must. `tests/test_fuzz.py` tries a few inputs of each,
+`make fuzz` 10,000.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def limit_memory() -> None:
 
 def find_targets(project: Path) -> dict[str, Target]:
     """All targets of a project, by `MODULE.NAME`."""
-    found = {}
+    found: dict[str, Target] = {}
     for path in sorted(HERE.glob("fuzz_*.py")):
         module = importlib.import_module(path.stem)
         name = path.stem.removeprefix("fuzz_")

@@ -44,7 +44,10 @@ def find_project(*folders: Path) -> Path | None:
     return None
 
 
-HERE = Path.cwd()
+try:
+    HERE = Path.cwd()
+except OSError:
+    HERE = Path()  # the folder is gone, which no command but help accepts
 # A checkout has its package in src; what is installed elsewhere is used where the user is.
 PROJECT = find_project(PACKAGE.parents[1], HERE, *HERE.parents, *PACKAGE.parents)
 ROOT = Path(os.environ.get(ROOT_VARIABLE, PROJECT or HERE))

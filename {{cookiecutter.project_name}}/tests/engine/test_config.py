@@ -524,3 +524,9 @@ def test_only_fields_of_the_constructor_are_options() -> None:
 def test_a_config_error_is_a_value_error_with_the_exit_code_of_a_wrong_config() -> None:
     assert issubclass(ConfigError, ValueError)
     assert ConfigError.exit_code == 2
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there are no devices on Windows")
+def test_a_device_that_never_ends_is_no_config() -> None:
+    with pytest.raises(ConfigError, match="too large for a config file"):
+        load(Example(), Path("/dev/zero"))

@@ -208,3 +208,70 @@ def test_runs_lists_those_of_the_project_from_wherever_it_is_called(
     code, out, _ = command("runs")
     assert code == 0
     assert "mine" in out
+
+
+def test_a_word_that_is_too_long_for_a_file_name_is_no_traceback(command: Command) -> None:
+    long = "x" * 5000
+    for words in (["train", f"fast={long}"], ["evaluate", long], ["train", "--init-from", long]):
+        code, out, err = command(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_an_output_folder_that_no_shell_has_expanded_is_refused(
+    command: Command, empty_config: Path
+) -> None:
+    for folder in ("${SCRATCH}/runs", "~nobody-of-this-name/runs"):
+        code, _, err = command("train", str(empty_config), f"output_dir={folder}")
+        assert code == 2
+        assert err.startswith("error: output_dir: expected a folder, found ")
+
+
+def test_control_characters_in_a_name_do_not_reach_the_terminal(command: Command) -> None:
+    code, _, err = command("train", "a\x1b[2J\nb.yaml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert r"error: a\x1b[2J\nb.yaml: expected a config file" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_output_that_cannot_be_written_is_an_error_of_one_line() -> None:
+    words = f"{sys.executable} -m {PACKAGE} config > /dev/full"
+    done = subprocess.run(
+        ["sh", "-c", words],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: stdout: cannot be written: No space left on device\n"
+
+
+def test_a_default_config_that_cannot_be_read_is_left_out_of_the_help(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "DEFAULT", tmp_path)  # a folder
+    assert command("train", "--help")[0] == 0
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xff")
+    monkeypatch.setattr(command_line, "DEFAULT", tmp_path / "latin.yaml")
+    assert command("train", "--help")[0] == 0
+
+
+def test_the_file_itself_can_be_run_as_editors_do() -> None:
+    done = python(str(command_line.__file__), "evaluate", "nothing", PYTHONPATH="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: nothing: not the folder of a run")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the current folder")
+def test_a_current_folder_that_is_gone_is_an_error_of_one_line(tmp_path: Path) -> None:
+    words = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m {PACKAGE} runs"
+    done = subprocess.run(
+        ["sh", "-c", words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "error: the current folder is gone; change to one that exists",
+    )

@@ -123,11 +123,11 @@ def test_a_folder_with_other_files_is_refused(named: Named, folder: Path) -> Non
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "-x y", "a\nb", "\u00e9"])
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "-x y", "a\nb", "\u00e9", "x" * 201])
 def test_a_name_that_is_none_of_a_folder_is_refused(command: Command, name: str) -> None:
     code, _, err = command("train", f"--run={name}", "output_dir={tmp}/runs")
     assert code == 2
-    assert "--run: expected a name of letters, digits, dot, underscore and hyphen" in err
+    assert "--run: expected a name of at most 200 letters, digits, dots, underscores and hy" in err
 
 
 @pytest.mark.parametrize("has_begun", [True, False])

@@ -1,9 +1,11 @@
 """A table is read as it is written, and what is wrong with it is an error with its line."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from {{ cookiecutter.__package_name }}.engine import table
 from {{ cookiecutter.__package_name }}.engine.table import (
     TableError,
     parse_table,
@@ -88,3 +90,23 @@ def test_lines_that_are_no_file_are_named_by_their_source() -> None:
     assert parse_table(["a,b", "1,2"], "stdin", ["a"]).columns == {"a": ["1"], "b": ["2"]}
     with pytest.raises(TableError, match=r"^stdin:2: expected a cell for each"):
         parse_table(["a,b", "1"], "stdin", ["a"])
+
+
+def test_a_line_or_cell_without_end_is_an_error_before_it_is_all_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "MAX_CHARACTERS", 1000)
+    path = tmp_path / "d.csv"
+    for content in ("name,kind\n" + "a" * 5000, 'name,kind\n"' + "a\n" * 5000, "a" * 5000):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(TableError) as caught:
+            read_table(path, ["name"])
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on Windows")
+def test_a_pipe_or_a_device_is_no_table_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(TableError, match="found a pipe or a device"):
+            read_table(path, ["name"])
