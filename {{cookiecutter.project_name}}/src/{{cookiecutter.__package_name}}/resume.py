@@ -134,6 +134,7 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
             f"{run.data_changed(folder)}; use --init-from to start a new run from its weights"
         )
     if state is not None:
+        checkpoint.restore(state, {"model_state_dict": run.model})  # another model is named first
         check_state(run, state)
         run.logger.check(state["logger"])
         if state["trainer"]["best"]:  # which the end of the run needs
@@ -148,7 +149,7 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
 def check_state(run: Run, state: Facts) -> None:
     """Refuse a checkpoint that lacks what a run has, or that no run with this config can have."""
     like: Facts = {name: part.state_dict() for name, part in run.parts.items()}
-    del like["model_state_dict"]  # torch checks it when it is loaded
+    del like["model_state_dict"]  # torch has checked it
     like["trainer"] = Trainer.state_dict(run.trainer)  # without what a trainer of the task adds
     like["logger"] = {"bytes": 0, "seconds": 0.0}
     checkpoint.check_like(state, like)
