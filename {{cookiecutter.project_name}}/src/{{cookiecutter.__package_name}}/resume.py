@@ -84,12 +84,15 @@ def resume(folder: Path, overrides: list[str], root: Path, verify_data: bool = F
         return folder
     # The data is prepared with what the run has learnt from it, and not with what it would today.
     state = checkpoint.load_latest(folder / "checkpoints")
-    learnt = None if state is None else state.get("task")
+    learnt = None
+    logger_state: Any = {"bytes": 0, "seconds": 0}
+    if state is not None:
+        learnt = state.get("task")
+        logger_state = state.get("logger")
     run = Run(settings, root, learnt, beside=folder)
     facts = load_for_resume(run, folder, state, verify_data)
     run.check()
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}
-    logger_state = {"bytes": 0, "seconds": 0} if state is None else state["logger"]
     if run.is_main:
         reopen(run, folder, {**entry, **facts}, logger_state)
     return run.execute()
@@ -135,6 +138,7 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
             f"{run.data_changed(folder)}; use --init-from to start a new run from its weights"
         )
     if state is not None:
+        checkpoint.restore(state, {"model_state_dict": run.model})  # another model is named first
         check_state(run, state)
         run.logger.check(state["logger"])
         if state["trainer"]["best"]:  # which the end of the run needs
@@ -148,15 +152,18 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
 
 def check_state(run: Run, state: Facts) -> None:
     """Refuse a checkpoint that lacks what a run has, or that no run with this config can have."""
-    like: Facts = {name: part.state_dict() for name, part in run.parts.items()}
-    del like["model_state_dict"]  # torch checks it when it is loaded
+    like: Facts = {}
+    for name, part in run.parts.items():
+        if name != "model_state_dict":  # torch has checked it
+            like[name] = part.state_dict()
     like["trainer"] = Trainer.state_dict(run.trainer)  # without what a trainer of the task adds
     like["logger"] = {"bytes": 0, "seconds": 0.0}
     checkpoint.check_like(state, like)
     trainer = state["trainer"]
     evaluation = {"value": 0.0, "step": 0}
     if trainer["best"]:
-        like["trainer"]["best"] = {**evaluation, "metric": "", "at": run.trainer.at("val")}
+        at = run.trainer.at("val")
+        like["trainer"]["best"] = {**evaluation, "metric": "", "at": at}
     like["trainer"]["ranking"] = [evaluation] * len(trainer["ranking"])
     like["trainer"]["sums"] = dict.fromkeys(trainer["sums"], 0.0)
     optimizer = like["optimizer_state_dict"]

@@ -246,7 +246,9 @@ def check_like(state: Any, like: Any, name: str = "") -> None:
     if kind in (list, tuple):
         like = dict(enumerate(like))
         state = dict(enumerate(state))
-    for key, item in like.items() if isinstance(like, dict) else ():
+    if not isinstance(like, dict):
+        return
+    for key, item in like.items():
         place = f"{name}.{key}".removeprefix(".")
         if key in state:
             check_like(state[key], item, place)

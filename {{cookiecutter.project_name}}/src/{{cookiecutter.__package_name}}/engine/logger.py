@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, TypeVar
 from tqdm import tqdm
 
 NOT_SCALARS = ("step", "epoch", "split", "time")
+TYPES = {"step": int, "split": str}  # of what is not just any number
 SECONDS_BETWEEN_LINES = 10  # of the train split, where no progress bar can be shown
 SECONDS_BETWEEN_FLUSHES = 10  # of TensorBoard's file, which a checkpoint flushes too
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all but the end of a line
@@ -484,7 +485,7 @@ def _plain(name: str, value: Any) -> Any:
     """A value of a record in plain Python, NaN for None; raises LogError if it cannot be logged."""
     if getattr(value, "ndim", None) == 0:  # of torch or NumPy
         value = value.item()
-    kind: Any = {"step": int, "split": str}.get(name, int | float | None)
+    kind: Any = TYPES.get(name, int | float | None)
     is_huge = isinstance(value, int) and value.bit_length() > 63  # for TensorBoard
     if is_huge or not isinstance(value, kind):
         expected = "a text" if kind is str else "a number"

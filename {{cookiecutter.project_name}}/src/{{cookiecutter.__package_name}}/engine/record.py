@@ -54,7 +54,12 @@ TYPES = {
     "processes": int,
     "packages": dict,
     "resumes": list,
-    **dict.fromkeys(("data", "source", "parent", "parent_digest", "python", "digest"), str),
+    "data": str,
+    "source": str,
+    "parent": str,
+    "parent_digest": str,
+    "python": str,
+    "digest": str,
 }
 """of what is read of a run: a file that has something else is refused"""
 
