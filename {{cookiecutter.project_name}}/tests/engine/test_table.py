@@ -88,3 +88,12 @@ def test_lines_that_are_no_file_are_named_by_their_source() -> None:
     assert parse_table(["a,b", "1,2"], "stdin", ["a"]).columns == {"a": ["1"], "b": ["2"]}
     with pytest.raises(TableError, match=r"^stdin:2: expected a cell for each"):
         parse_table(["a,b", "1"], "stdin", ["a"])
+
+
+def test_blanks_around_names_do_not_count_and_every_cell_is_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b" name ; kind\na;b\n")
+    assert read_table(path, ["name", "kind"]).columns == {"name": ["a"], "kind": ["b"]}
+    path.write_bytes(b"name,kind\na,\xff\n")
+    with pytest.raises(TableError, match=r"t\.csv:2: not UTF-8: "):
+        read_table(path, ["name"])
