@@ -189,8 +189,7 @@ def test_an_input_may_be_wrong_in_any_of_these_ways(
     code, out, err = command("predict", run, INPUTS[0])
     assert (code, out) == (2, "")
     assert err == (
-        f"error: input 1: {error('no such thing')}\n"
-        "error: there is no answer for 1 of the inputs\n"
+        f"error: input 1: {error('no such thing')}\nerror: there is no answer for 1 of the inputs\n"
     )
 
 

@@ -165,7 +165,15 @@ def test_a_fingerprint_with_a_pattern_covers_files_of_that_kind_only(tmp_path: P
     assert record.fingerprint(tmp_path, pattern="*.py") != before
 
 
-LITTER = (".DS_Store", "Thumbs.db", "sub/desktop.ini", "__pycache__/a.csv", ".ipynb_checkpoints/a.csv", "sub/.DS_Store", "sub/._a.csv")
+LITTER = (
+    ".DS_Store",
+    "Thumbs.db",
+    "sub/desktop.ini",
+    "__pycache__/a.csv",
+    ".ipynb_checkpoints/a.csv",
+    "sub/.DS_Store",
+    "sub/._a.csv",
+)
 
 
 @pytest.mark.parametrize("name", LITTER)
@@ -498,6 +506,7 @@ def test_the_manifest_has_fingerprints_of_the_data_and_of_the_package_alone(root
     (root / "pkg" / "engine").mkdir()
     (root / "pkg" / "engine" / "more.py").write_text("", encoding="utf-8")
     (root / "other.py").write_text("", encoding="utf-8")
+    (root / "pkg" / "notes.txt").write_text("no code", encoding="utf-8")
     after = start(root)
     assert after["data"] == before["data"]
     assert after["source"] == record.fingerprint(root / "pkg", pattern="*.py") != before["source"]

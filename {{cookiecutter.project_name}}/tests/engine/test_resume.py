@@ -738,7 +738,7 @@ def test_what_is_tried_before_the_first_step_is_tried_on_resume_too(
 def changed(settings: Config, key: str) -> Config:
     """The settings with another value of an option."""
     section, _, name = key.rpartition(".")
-    owner = getattr(settings, section) if section else settings
+    owner: Any = getattr(settings, section) if section else settings
     value = getattr(owner, name)
     if isinstance(value, bool):
         other: Any = not value
@@ -747,7 +747,9 @@ def changed(settings: Config, key: str) -> Config:
     else:
         other = "other"
     owner = replace(owner, **{name: other})
-    return replace(settings, **{section: owner}) if section else owner
+    changes: Any = {section: owner}
+    whole: Config = replace(settings, **changes) if section else owner
+    return whole
 
 
 def test_an_option_can_be_another_on_resume_only_if_it_leaves_the_run_the_same() -> None:

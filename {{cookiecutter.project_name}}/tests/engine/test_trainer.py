@@ -457,9 +457,7 @@ def test_the_rate_counts_the_time_of_training_alone(monkeypatch: pytest.MonkeyPa
 
 def test_the_rate_has_one_decimal(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 3.0, 3.0, 3.0])
-    monkeypatch.setattr(
-        trainer_module, "time", SimpleNamespace(perf_counter=lambda: next(clock))
-    )
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     _, log, _ = fit(train=batches([1.0], 1))
     assert lines_of(log, "train", "rate") == [0.3]  # a sample in three seconds
 
