@@ -39,7 +39,7 @@ class RunsError(ValueError):
     exit_code = 2
 
 
-class DamageError(ValueError):
+class DamageError(Exception):
     """A file of a run is missing or damaged."""
 
 

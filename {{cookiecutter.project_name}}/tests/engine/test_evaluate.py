@@ -136,7 +136,7 @@ def test_evaluate_says_which_splits_there_are(
 def test_predict_answers_in_order_and_in_batches(
     train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train()
+    run = train("loader.batch_size=15")
     model, task = load(run)
     one_by_one: list[dict[str, Any]] = []
     for text in INPUTS:
@@ -153,7 +153,7 @@ def test_predict_answers_in_order_and_in_batches(
     monkeypatch.setattr(TinyTask, "predict", watched)
     code, out, err = command("predict", str(run), *INPUTS)
     assert (code, err) == (0, "")
-    assert sizes == [16, 16, 8]
+    assert sizes == [15, 15, 10]
     found = answers(out)
     assert [answer["positive"] for answer in found] == [a["positive"] for a in one_by_one]
     for answer, expected in zip(found, one_by_one, strict=True):
@@ -345,3 +345,14 @@ def test_a_run_of_another_machine_is_evaluated_on_the_device_there_is(
     for words in (["evaluate", str(run)], ["predict", str(run), INPUTS[0]]):
         code, _, err = command(*words)
         assert code == 0, err
+
+
+def test_the_step_is_that_of_the_weights_and_not_of_their_last_evaluation(
+    train: Train, command: Command
+) -> None:
+    run = train("trainer.max_steps=1")
+    state = checkpoint.load(run / "checkpoints" / "last.pt")
+    state["trainer"]["step"] = 3
+    torch.save(state, run / "checkpoints" / "last.pt")
+    found = json.loads(command("evaluate", str(run), "--checkpoint", "last")[1])
+    assert found["step"] == 3

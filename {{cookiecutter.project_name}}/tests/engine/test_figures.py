@@ -129,3 +129,110 @@ def test_a_point_is_on_the_line_if_it_was_predicted_right() -> None:
 def test_numbers_that_are_not_finite_are_left_out_of_the_plot() -> None:
     predicted = torch.tensor([1.0, torch.nan, torch.inf])
     assert is_picture(figures.scatter(predicted, torch.tensor([1.0, 2.0, 3.0]), "price"))
+
+
+class Spied(figures.Canvas):
+    """A canvas that notes what is drawn."""
+
+    texts: list[tuple[str, float, float, Any]] = []  # noqa: RUF012
+    boxes: list[tuple[float, ...]] = []  # noqa: RUF012
+    points: list[tuple[float, float]] = []  # noqa: RUF012
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(width, height)
+        rectangle = self.draw.rectangle
+        ellipse = self.draw.ellipse
+
+        def draw_rectangle(box: Any, **how: Any) -> None:
+            self.boxes.append(box)
+            rectangle(box, **how)
+
+        def draw_ellipse(box: Any, **how: Any) -> None:
+            self.points.append(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
+            ellipse(box, **how)
+
+        self.draw.rectangle = draw_rectangle
+        self.draw.ellipse = draw_ellipse
+
+    def text(self, x: float, y: float, text: str, anchor: str = "mm", color: Any = "black") -> None:
+        self.texts.append((text, x, y, color))
+        super().text(x, y, text, anchor, color)
+
+
+@pytest.fixture
+def spied(monkeypatch: pytest.MonkeyPatch) -> type[Spied]:
+    monkeypatch.setattr(figures, "Canvas", Spied)
+    for name in ("texts", "boxes", "points"):
+        monkeypatch.setattr(Spied, name, [])
+    return Spied
+
+
+def test_each_cell_of_the_matrix_is_in_its_place_with_its_number(spied: type[Spied]) -> None:
+    figures.matrix(torch.tensor([[80, 20], [0, 100_000]]), ["a", "b"])
+    cells = spied.texts[-4:]
+    assert [cell[0] for cell in cells] == ["80", "20", "0", "1e+05"]
+    assert [cell[3] for cell in cells] == ["white", "black", figures.GREY, "white"]
+    (_, x, y, _), right, below, _ = cells
+    assert right[1:3] == (x + 100, y)  # a few names have large cells
+    assert below[1:3] == (x, y + 100)
+    assert [box[2] - box[0] for box in spied.boxes] == [100] * 4
+    assert [text[0] for text in spied.texts[:6]] == ["predicted", "target", "a", "a", "b", "b"]
+    spied.texts.clear()
+    figures.matrix(torch.tensor([[99_999, 50_000], [50_000, 60_000]]), ["a", "b"])
+    assert [text[::3] for text in spied.texts[-4:]] == [
+        ("99999", "white"), ("50000", "black"), ("50000", "black"), ("60000", "black"),
+    ]  # fmt: skip
+
+
+def test_targets_are_rows_and_all_mistakes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[list[int]]] = []
+    monkeypatch.setattr(figures, "matrix", lambda counts, _: drawn.append(counts.tolist()))
+    scores = torch.eye(2)[[1] * 20]
+    page = figures.choices(output(scores, torch.tensor([0] * 15 + [1] * 5)), ["no", "yes"], str)
+    assert drawn == [[[0, 15], [0, 5]]]
+    assert page["mistakes"].startswith("15 of 20 samples are wrong; ")
+    assert page["mistakes"].count("\n") == 2 + 1 + 12  # twelve of them are shown
+
+
+def test_of_many_names_the_20_with_most_mistakes_keep_their_order(spied: type[Spied]) -> None:
+    counts = torch.diag(torch.full((25,), 1000))  # of the first five all are right
+    for place in range(5, 25):
+        counts[place, place] = 1
+        counts[place, 5 + (place + 1) % 20] = place
+    names = [f"name {number}" for number in range(25)]
+    figures.matrix(counts, names)
+    title, _, *shown = [text[0] for text in spied.texts[:42]]
+    assert title == "predicted (the 20 of 25 with most mistakes)"
+    assert shown[::2] == names[5:]
+
+
+def test_names_of_up_to_14_characters_are_shown_whole(spied: type[Spied]) -> None:
+    figures.matrix(torch.eye(2, dtype=torch.int64), ["x" * 14, "y" * 15])
+    assert {"x" * 14, "y" * 12 + ".."} <= {text[0] for text in spied.texts}
+
+
+def test_a_picture_of_a_mistake_has_what_it_is_below_it_and_keeps_its_pixels(
+    spied: type[Spied],
+) -> None:
+    found = [figures.Mistake(0, "cat", "dog", 0.98765), figures.Mistake(1, "a", "b", 0.5)]
+    small = Image.new("RGB", (2, 1), "white")
+    small.putpixel((0, 0), (0, 0, 255))
+    figures.gallery([small, small], found)
+    assert [text[0] for text in spied.texts[:3]] == ["target cat", "predicted dog", "sure 98.8%"]
+    assert spied.texts[3][1] > spied.texts[0][1]  # the second one is to the right
+    assert len(figures._thumbnail(small).getcolors()) == 2
+
+
+def test_the_plot_has_a_point_for_each_sample_and_says_which_axis_is_which(
+    spied: type[Spied],
+) -> None:
+    target = torch.tensor([0.0, 0.25, 0.25])
+    figures.scatter(torch.tensor([0.0, 0.25, 0.0]), target, "price")
+    (zero_x, zero_y), (x, y), low = spied.points
+    (box,) = spied.boxes
+    assert (zero_x, zero_y) == (box[0], box[3])
+    assert (x, y) == pytest.approx((box[2], box[1]), abs=0.01)
+    assert low == pytest.approx((box[2], box[3]), abs=0.01)
+    texts = [text[0] for text in spied.texts]
+    assert texts[-2:] == ["true price", "predicted price"]
+    assert texts[:12:2] == ["0", "0.05", "0.1", "0.15", "0.2", "0.25"]

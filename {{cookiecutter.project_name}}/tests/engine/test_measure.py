@@ -101,3 +101,9 @@ def test_an_unknown_monitor_is_refused_with_the_names_that_there_are() -> None:
     names = "there are: loss, score, error"
     with pytest.raises(MetricError, match=f"trainer.monitor: unknown metric 'scor'; {names}"):
         group.mode("scor")
+
+
+def test_each_name_of_the_log_is_taken() -> None:
+    for name in ("loss", "step", "epoch", "split", "lr", "rate", "memory", "time"):
+        with pytest.raises(MetricError, match=name):
+            MetricGroup({name: Fixed()}, CPU)

@@ -170,3 +170,4 @@ def test_the_average_follows_the_weights_and_has_the_buffers_of_the_model() -> N
 def test_the_optimizer_gets_its_options() -> None:
     group = build_optimizer(OptimConfig(0.5, 0.25), torch.nn.Linear(1, 1)).param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
+    assert group["fused"]

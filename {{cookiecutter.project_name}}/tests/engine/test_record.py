@@ -506,6 +506,7 @@ def test_the_manifest_has_fingerprints_of_the_data_and_of_the_package_alone(root
     (root / "pkg" / "engine").mkdir()
     (root / "pkg" / "engine" / "more.py").write_text("", encoding="utf-8")
     (root / "other.py").write_text("", encoding="utf-8")
+    (root / "pkg" / "notes.txt").write_text("no code", encoding="utf-8")
     after = start(root)
     assert after["data"] == before["data"]
     assert after["source"] == record.fingerprint(root / "pkg", pattern="*.py") != before["source"]

@@ -738,7 +738,7 @@ def test_what_is_tried_before_the_first_step_is_tried_on_resume_too(
 def changed(settings: Config, key: str) -> Config:
     """The settings with another value of an option."""
     section, _, name = key.rpartition(".")
-    owner = getattr(settings, section) if section else settings
+    owner: Any = getattr(settings, section) if section else settings
     value = getattr(owner, name)
     if isinstance(value, bool):
         other: Any = not value

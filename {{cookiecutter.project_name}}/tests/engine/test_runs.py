@@ -159,6 +159,7 @@ def test_json_has_all_options_and_all_numbers_of_the_test_split(
     assert code == 0
     (row,) = map(json.loads, out.splitlines())
     assert (Path(row["run"]).resolve(), row["status"], row["step"]) == (folder, "finished", 8)
+    assert row["run"] == os.path.relpath(folder)
     assert row["test"] == {"right": 0.5, "loss": 1}
     assert row["options"]["seed"] == 3
     assert row["options"]["source"] == "12345678"
@@ -257,6 +258,7 @@ def test_a_damaged_folder_is_a_row_that_says_so(
     else:
         assert row[1] == "damaged"
         assert name in row
+        assert (row[-3:] == ["is", "too", "large"]) is (damage == "long")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
@@ -401,3 +403,60 @@ def test_head_may_close_the_pipe(make_run: MakeRun) -> None:
         encoding="utf-8",
     )
     assert (len(result.stdout.splitlines()), result.stderr) == (1, "")
+
+
+def test_options_that_leave_what_is_learnt_as_it_is_are_no_difference(
+    make_run: MakeRun, table: Table
+) -> None:
+    options = ("name=b", "output_dir=b", "device=cpu", "loader.num_workers=1")
+    options += ("trainer.log_every=7", "trainer.save_every=7", "trainer.keep=7")
+    make_run("a")
+    make_run("b", *options)
+    assert table()[0] == ["name", "status", "step", "best", "right", "test", "right"]
+
+
+def test_runs_that_began_at_once_are_in_the_order_of_their_names(
+    make_run: MakeRun, command: Command
+) -> None:
+    for name in ("b", "a"):
+        make_run(name, began=5)
+    _, out, _ = command("runs", "{tmp}/runs/b", "{tmp}/runs/a")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["a", "b"]
+
+
+def test_the_options_of_a_run_are_those_of_its_last_resume(
+    make_run: MakeRun, command: Command
+) -> None:
+    resumes = [{"config": {"trainer.epochs": epochs}} for epochs in (3, 5)]
+    make_run("a", resumes=resumes)
+    (row,) = map(json.loads, command("runs", "{tmp}/runs", "--json")[1].splitlines())
+    assert row["options"]["trainer.epochs"] == 5
+
+
+def test_a_truth_value_is_no_number(make_run: MakeRun, command: Command) -> None:
+    make_run("a", best=True, test=False)
+    (row,) = map(json.loads, command("runs", "{tmp}/runs", "--json")[1].splitlines())
+    assert (row["best"], row["test"]) == (None, {"right": None, "loss": 1})
+
+
+def test_of_equal_runs_the_last_one_counts(make_run: MakeRun, table: Table) -> None:
+    make_run("a", "seed=0", best=0.25)
+    make_run("b", "seed=0", best=0.75)
+    make_run("c", "seed=1", best=0.5)
+    assert table("--over", "seed")[1][:2] == ["2", "0.6250"]
+
+
+def test_numbers_are_sorted_by_their_size(make_run: MakeRun, table: Table) -> None:
+    for size in (10, 9, 100):
+        make_run(f"of{size}", f"loader.batch_size={size}")
+    assert names(table("--sort", "batch_size")) == ["of9", "of10", "of100"]
+
+
+def test_a_title_is_the_last_part_of_a_key_unless_another_column_has_it(
+    make_run: MakeRun, table: Table
+) -> None:
+    for number in (1, 2):
+        options = {"optim.patience": number, "trainer.patience": number, "my.step": number}
+        make_run(f"run{number}", config={**options, "my.size": number})
+    titles = ["optim.patience", "trainer.patience", "my.step", "size"]
+    assert table()[0][3:7] == titles

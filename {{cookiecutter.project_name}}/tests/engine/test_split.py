@@ -92,3 +92,7 @@ def test_a_fold_that_there_is_not_is_an_error_that_names_both(folds: int, fold: 
 
 def test_a_key_may_be_what_is_not_unicode() -> None:
     assert split_of("caf\udce9/1.png") in SPLITS
+
+
+def test_the_hash_of_a_name_is_that_of_its_bytes() -> None:
+    assert len({hash_of(key) for key in ("\udcfe", "\udcff", "?")}) == 3

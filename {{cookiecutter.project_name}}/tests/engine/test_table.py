@@ -110,3 +110,12 @@ def test_a_pipe_or_a_device_is_no_table_and_is_not_waited_for(tmp_path: Path) ->
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(TableError, match="found a pipe or a device"):
             read_table(path, ["name"])
+
+
+def test_blanks_around_names_do_not_count_and_every_cell_is_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b" name ; kind\na;b\n")
+    assert read_table(path, ["name", "kind"]).columns == {"name": ["a"], "kind": ["b"]}
+    path.write_bytes(b"name,kind\na,\xff\n")
+    with pytest.raises(TableError, match=r"t\.csv:2: not UTF-8: "):
+        read_table(path, ["name"])
