@@ -207,7 +207,7 @@ def test_tensorboard_gets_what_was_logged_at_least_every_ten_seconds(
     class Noted(SummaryWriter):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             seconds.append(options["flush_secs"])
-            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+            super().__init__(*arguments, **options)
 
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", Noted)
     logger.log(record(1, loss=1.0))
