@@ -748,10 +748,9 @@ def changed(settings: Config, key: str) -> Config:
         other = "other"
     changes: dict[str, Any] = {name: other}
     owner = replace(owner, **changes)
-    if not section:
-        return owner
     in_section: dict[str, Any] = {section: owner}
-    return replace(settings, **in_section)
+    whole: Config = replace(settings, **in_section) if section else owner
+    return whole
 
 
 def test_an_option_can_be_another_on_resume_only_if_it_leaves_the_run_the_same() -> None:

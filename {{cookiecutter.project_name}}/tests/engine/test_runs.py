@@ -408,8 +408,8 @@ def test_head_may_close_the_pipe(make_run: MakeRun) -> None:
 def test_options_that_leave_what_is_learnt_as_it_is_are_no_difference(
     make_run: MakeRun, table: Table
 ) -> None:
-    options = ("name=b", "output_dir=b", "device=cpu", "loader.num_workers=1")
-    options += ("trainer.log_every=7", "trainer.save_every=7", "trainer.keep=7")
+    options = ["name=b", "output_dir=b", "device=cpu", "loader.num_workers=1"]
+    options += ["trainer.log_every=7", "trainer.save_every=7", "trainer.keep=7"]
     make_run("a")
     make_run("b", *options)
     assert table()[0] == ["name", "status", "step", "best", "right", "test", "right"]
@@ -439,11 +439,18 @@ def test_a_truth_value_is_no_number(make_run: MakeRun, command: Command) -> None
     assert (row["best"], row["test"]) == (None, {"right": None, "loss": 1})
 
 
-def test_of_equal_runs_the_last_one_counts(make_run: MakeRun, table: Table) -> None:
+def test_of_equal_runs_the_last_one_counts(
+    make_run: MakeRun, table: Table, command: Command
+) -> None:
     make_run("a", "seed=0", best=0.25)
     make_run("b", "seed=0", best=0.75)
-    make_run("c", "seed=1", best=0.5)
+    last = make_run("c", "seed=1", best=0.5)
     assert table("--over", "seed")[1][:2] == ["2", "0.6250"]
+    _, out, _ = command("runs", "{tmp}/runs", "--over", "seed", "--json")
+    (group,) = map(json.loads, out.splitlines())
+    assert group["runs"] == [os.path.relpath(last.with_name("b")), os.path.relpath(last)]
+    write(last / "result.json", {"status": "stopped"})
+    assert table()[3][1] == "stopped"
 
 
 def test_numbers_are_sorted_by_their_size(make_run: MakeRun, table: Table) -> None:

@@ -512,9 +512,9 @@ def test_weights_are_saved_though_their_sum_is_too_large(value: float, dtype: to
 
 def test_nothing_is_saved_if_only_the_last_parameter_is_not_finite() -> None:
     saved: list[str] = []
-    last = nn.Linear(2, 1)
-    nn.init.constant_(last.bias, math.nan)
-    model = nn.Sequential(nn.Linear(2, 2), last)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    *_, last = model.parameters()
+    nn.init.constant_(last, math.nan)
     with pytest.raises(TrainingError, match="a weight is not finite"):
         build(model=model, save=saved.append).checkpoint("last")
     assert saved == []
