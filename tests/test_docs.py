@@ -10,12 +10,12 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TASKS, TEMPLATE
+from warm import run_python
 
 PACKAGE = "my_pytorch_project"
 RECIPES = sorted(path.stem for path in TEMPLATE.glob("*cookiecutter*/docs/*.md"))
@@ -54,47 +54,30 @@ PLACES = {
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
 
 
-class Forks:
-    """Runs code in projects, in processes that need not import torch."""
-
-    def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
-        self.server = server
-        self.output = folder / "output.txt"
-
-    def run(
-        self, project: Path, code: str, exit_code: int = 0, variables: dict[str, str] | None = None
-    ) -> str:
-        """What the code prints in the folder of a project, where it ends with this exit code."""
-        job = {"folder": str(project), "code": code, "variables": variables or {}}
-        assert self.server.stdin and self.server.stdout
-        print(json.dumps({**job, "output": str(self.output)}), file=self.server.stdin, flush=True)
-        found = self.server.stdout.readline().strip()
-        printed = self.output.read_text("utf-8")
-        assert found == str(exit_code), printed
-        return printed
-
-    def command(
-        self,
-        project: Path,
-        *words: str,
-        exit_code: int = 0,
-        variables: dict[str, str] | None = None,
-    ) -> str:
-        """What `python -m PACKAGE WORDS` prints."""
-        return self.run(project, COMMAND.format(words=list(words)), exit_code, variables)
-
-    def kill(self, project: Path, *words: str, variables: dict[str, str] | None = None) -> None:
-        """`python -m PACKAGE WORDS`, which is killed after the eighth line of its log."""
-        self.run(project, KILLED.format(words=list(words)), 9, variables)
+def run_code(
+    project: Path, code: str, exit_code: int = 0, variables: dict[str, str] | None = None
+) -> str:
+    """What the code prints in the folder of a project, where it ends with this exit code."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project / "src")}
+    done = run_python("-c", code, folder=project, env={**environment, **(variables or {})})
+    printed = done.stdout + done.stderr
+    assert done.returncode == exit_code, printed
+    return printed
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    command = [sys.executable, str(Path(__file__).with_name("forks.py"))]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
-    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=variables, **pipes) as server:  # type: ignore[call-overload]
-        yield Forks(server, tmp_path_factory.mktemp("forks"))
+def run_command(
+    project: Path,
+    *words: str,
+    exit_code: int = 0,
+    variables: dict[str, str] | None = None,
+) -> str:
+    """What `python -m PACKAGE WORDS` prints."""
+    return run_code(project, COMMAND.format(words=list(words)), exit_code, variables)
+
+
+def kill(project: Path, *words: str, variables: dict[str, str] | None = None) -> None:
+    """`python -m PACKAGE WORDS`, which is killed after the eighth line of its log."""
+    run_code(project, KILLED.format(words=list(words)), 9, variables)
 
 
 def blocks(project: Path, recipe: str) -> list[tuple[str, str]]:
@@ -144,15 +127,13 @@ def result(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def plain(
-    bakes: dict[str, Path], forks: Forks, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def plain(bakes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A project of each task with a run of it, runs/plain, and nothing else that is special."""
     projects = {}
     for task in TASKS:
         folder = tmp_path_factory.mktemp(task) / "project"
         projects[task] = Path(shutil.copytree(bakes[task], folder))
-        forks.command(projects[task], "train", "--run", "plain", *OPTIONS)
+        run_command(projects[task], "train", "--run", "plain", *OPTIONS)
     return projects
 
 
@@ -162,14 +143,14 @@ def project(request: pytest.FixtureRequest, plain: dict[str, Path], tmp_path: Pa
     return Path(shutil.copytree(plain[request.param], tmp_path / "project"))
 
 
-def interrupt(forks: Forks, project: Path, *options: str) -> tuple[Path, str]:
+def interrupt(project: Path, *options: str) -> tuple[Path, str]:
     """Train with these options twice, once with a kill and a resume, which must give the same bits.
 
     Returns the run that was not killed, and what it printed.
     """
-    printed = forks.command(project, "train", "--run", "whole", *options)
-    forks.kill(project, "train", "--run", "part", *options)
-    forks.command(project, "train", "--run", "part", *options)
+    printed = run_command(project, "train", "--run", "whole", *options)
+    kill(project, "train", "--run", "part", *options)
+    run_command(project, "train", "--run", "part", *options)
     whole = project / "runs" / "whole"
     part = project / "runs" / "part"
     manifest = json.loads((part / "manifest.json").read_text("utf-8"))
@@ -190,9 +171,9 @@ def test_a_recipe_is_short_and_listed(task: str, recipe: str, bakes: dict[str, P
     assert f"(docs/{recipe}.md)" in readme.partition("\n## Recipes\n")[2].partition("\n## ")[0]
 
 
-def test_profiling_writes_a_trace_and_changes_no_bit(project: Path, forks: Forks) -> None:
+def test_profiling_writes_a_trace_and_changes_no_bit(project: Path) -> None:
     put(project, "profiling")
-    whole, printed = interrupt(forks, project, *OPTIONS)
+    whole, printed = interrupt(project, *OPTIONS)
     assert result(whole) == result(project / "runs" / "plain")
     assert "ProfilerStep*" in printed and "Self CPU time total" in printed
     (trace,) = (project / "profile").iterdir()
@@ -200,9 +181,9 @@ def test_profiling_writes_a_trace_and_changes_no_bit(project: Path, forks: Forks
     assert {"ProfilerStep#7", "ProfilerStep#8", "ProfilerStep#9"} <= set(names)
 
 
-def test_a_teacher_is_imitated_and_is_in_no_checkpoint(project: Path, forks: Forks) -> None:
+def test_a_teacher_is_imitated_and_is_in_no_checkpoint(project: Path) -> None:
     put(project, "distillation")
-    whole, _ = interrupt(forks, project, *OPTIONS, "model.teacher=runs/plain")
+    whole, _ = interrupt(project, *OPTIONS, "model.teacher=runs/plain")
     plain = project / "runs" / "plain"
     assert result(whole)["digest"] != result(plain)["digest"]
     assert log(whole)[0]["loss"] != log(plain)[0]["loss"]
@@ -213,17 +194,17 @@ for part in ("model_state_dict", "optimizer_state_dict"):
     assert one[part].keys() == other[part].keys()
 assert one["optimizer_state_dict"]["state"].keys() == other["optimizer_state_dict"]["state"].keys()
 """
-    forks.run(project, same)
+    run_code(project, same)
     # A run whose teacher has changed is not continued.
     (whole / "result.json").unlink()
     shutil.copy(plain / "checkpoints" / "last.pt", plain / "checkpoints" / "best.pt")
-    printed = forks.command(project, "train", "--resume", str(whole), exit_code=2)
+    printed = run_command(project, "train", "--resume", str(whole), exit_code=2)
     assert "the data has changed" in printed and "best.pt" in printed
 
 
-def test_a_curriculum_begins_with_what_is_easy(project: Path, forks: Forks) -> None:
+def test_a_curriculum_begins_with_what_is_easy(project: Path) -> None:
     put(project, "curriculum")
-    whole, _ = interrupt(forks, project, *OPTIONS)
+    whole, _ = interrupt(project, *OPTIONS)
     plain = result(project / "runs" / "plain")
     assert result(whole)["digest"] != plain["digest"]
     drawn = f"""
@@ -236,13 +217,13 @@ assert epochs[0] == sorted(3 * [*range(40, 60)])
 assert sorted(set(epochs[1])) == [*range(20, 60)]
 assert epochs[2] == epochs[3] == epochs[4] == [*range(60)]
 """
-    forks.run(project, drawn)
+    run_code(project, drawn)
 
 
-def test_a_stream_is_trained_on_in_chunks(project: Path, forks: Forks) -> None:
+def test_a_stream_is_trained_on_in_chunks(project: Path) -> None:
     put(project, "streaming")
     write_stream(project)
-    interrupt(forks, project, *OPTIONS, "data.chunk=64")
+    interrupt(project, *OPTIONS, "data.chunk=64")
     # In the third epoch the stream has begun again.
     drawn = f"""
 from itertools import islice
@@ -270,7 +251,7 @@ epochs = [draw(one, epoch) for epoch in range(3)]
 assert sum(epochs, []) == list(islice(Numbers().stream(), 192))
 assert draw(other, 2) == epochs[2] and draw(other, 0) == epochs[0]
 """
-    forks.run(project, drawn)
+    run_code(project, drawn)
 
 
 def write_stream(project: Path) -> None:
@@ -285,11 +266,11 @@ def write_stream(project: Path) -> None:
     (project / "data" / f"stream{suffix}").write_text("\n".join(lines), "utf-8")
 
 
-def test_a_model_is_exported_and_gives_the_same_outputs(project: Path, forks: Forks) -> None:
+def test_a_model_is_exported_and_gives_the_same_outputs(project: Path) -> None:
     put(project, "export")
     run = project / "runs" / "plain"
     code = f"import runpy, sys\nsys.argv = ['export.py', {str(run)!r}]\nrunpy.run_path('export.py')"
-    forks.run(project, code)
+    run_code(project, code)
     assert {"model.pt2", "model.onnx"} <= {path.name for path in run.iterdir()}
 
 
@@ -332,7 +313,7 @@ def test_the_code_of_the_gan_is_that_which_is_tried_as_a_swap(default_bake: Path
         assert code in swap
 
 
-def test_agents_are_told_few_things_which_work(project: Path, forks: Forks) -> None:
+def test_agents_are_told_few_things_which_work(project: Path) -> None:
     text = (project / "AGENTS.md").read_text("utf-8")
     assert text.count("\n") <= 60
     workflow = (project / ".github" / "workflows" / "ci.yml").read_text("utf-8")
@@ -349,10 +330,10 @@ def test_agents_are_told_few_things_which_work(project: Path, forks: Forks) -> N
             subprocess.run([sys.executable, "-m", *words], cwd=project, check=True)
         elif ">" in words:
             *words, _, path = words
-            assert forks.command(project, *words[3:]) == (project / path).read_text("utf-8")
+            assert run_command(project, *words[3:]) == (project / path).read_text("utf-8")
         else:
             small = ["loader.limit=64"] if "trainer.max_minutes=1" in words else []
-            printed = forks.command(project, *words[3:], *small)
+            printed = run_command(project, *words[3:], *small)
             assert words[:3] == ["python", "-m", PACKAGE] and printed
     assert result(project / "runs" / "smoke")["steps"] == 20
     assert {"status", "best", "test", "digest"} <= result(project / "runs" / "smoke").keys()
@@ -377,7 +358,7 @@ def points(run: Path) -> dict[str, dict[int, float]]:
 
 
 def test_a_run_that_is_killed_and_resumed_is_one_run_in_the_tracker(
-    project: Path, tmp_path: Path, forks: Forks
+    project: Path, tmp_path: Path
 ) -> None:
     put(project, "trackers")
     variables = {  # MLflow keeps its runs in a folder, and calls nobody
@@ -385,11 +366,11 @@ def test_a_run_that_is_killed_and_resumed_is_one_run_in_the_tracker(
         "MLFLOW_ALLOW_FILE_STORE": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    forks.kill(project, "train", "--run", "sent", *OPTIONS, variables=variables)
+    kill(project, "train", "--run", "sent", *OPTIONS, variables=variables)
     (run,) = runs_of(tmp_path / "mlruns")
     before = points(run)
     folder = project / "runs" / "sent"
-    printed = forks.command(project, "train", "--resume", str(folder), variables=variables)
+    printed = run_command(project, "train", "--resume", str(folder), variables=variables)
     assert "warning: tracker" not in printed
     assert runs_of(tmp_path / "mlruns") == [run]
     assert (run / "tags" / "mlflow.runName").read_text("utf-8") == folder.name

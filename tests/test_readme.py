@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import TASKS, TEMPLATE
 from PIL import Image
-from warm import run_module
+from warm import run_python
 
 PACKAGE = "my_pytorch_project"
 Blocks = list[tuple[str, str]]  # language and code
@@ -40,7 +40,7 @@ def section(project: Path, title: str) -> Blocks:
 
 def run(project: Path, *words: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(project / "src")}
-    result = run_module(PACKAGE, *words, folder=project, env=environment)
+    result = run_python("-m", PACKAGE, *words, folder=project, env=environment)
     assert (result.returncode == 0) is succeeds, result.stderr
     return result
 
@@ -140,13 +140,8 @@ def test_a_notebook_predicts_in_three_lines(project: Path) -> None:
     blocks = section(project, "From nothing to a trained model")
     (code,) = [code for language, code in blocks if language == "python"]
     code = code.replace("runs/RUN", folder).replace("list(task.predict", "print(*task.predict")
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src")},
-        capture_output=True,
-        encoding="utf-8",
-    )
+    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    result = run_python("-c", code, folder=project, env=environment)
     assert result.returncode == 0, result.stderr
     assert "'input': 'delightful'" in result.stdout
 
@@ -163,7 +158,7 @@ def test_an_option_is_added_and_written_by_one_command(project: Path) -> None:
     assert "depth: 2 " in (project / path).read_text("utf-8")
     tests = ["tests/test_task.py", "-k", "default_config"]
     options = ("-q", "-p", "no:cacheprovider")
-    result = run_module("pytest", *options, *tests, folder=project, env={**os.environ})
+    result = run_python("-m", "pytest", *options, *tests, folder=project, env={**os.environ})
     assert result.returncode == 0, result.stdout
 
 

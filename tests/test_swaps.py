@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TASKS, tree
-from warm import run_module
+from warm import run_python
 
 PACKAGE = "my_pytorch_project"
 SWAPS = Path(__file__).with_name("swaps")
@@ -33,8 +33,7 @@ def run(
     project: Path, *words: str, module: tuple[str, ...] = (PACKAGE,)
 ) -> subprocess.CompletedProcess[str]:
     """`python -m MODULE WORDS` in a project, where it must succeed."""
-    name, *others = module
-    done = run_module(name, *others, *words, folder=project, env=environment(project))
+    done = run_python("-m", *module, *words, folder=project, env=environment(project))
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

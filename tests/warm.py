@@ -1,11 +1,12 @@
 """Processes that need not import torch, since they are forked from one that has.
 
-A command that trains a few steps spends most of its time on imports. `run_module` stands for
-`python -m MODULE WORDS`, where a test is about what a command does, and not about how it starts.
+A command that trains a few steps spends most of its time on imports. `run_python` takes the place
+of a new Python where a test is about what a command does, and not about how it starts.
 """
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -19,15 +20,14 @@ from typing import Any, NoReturn
 IMPORTED = ["numpy", "pytest", "torch", "torch._dynamo", "torch.utils.tensorboard", "tqdm", "yaml"]
 
 
-def run_module(
-    module: str, *words: str | Path, folder: Path, env: dict[str, str]
+def run_python(
+    *words: str | Path, folder: Path, env: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """What `python -m MODULE WORDS` does in a folder: its exit code, stdout and stderr."""
-    arguments = [module, *map(str, words)]
+    """What `python -m MODULE WORDS` or `python -c CODE` does in a folder."""
+    arguments = [str(word) for word in words]
     if os.name == "nt":  # Windows has no fork
-        command = [sys.executable, "-m", *arguments]
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8")
-        return done
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8")
     with tempfile.TemporaryDirectory() as scratch:
         printed = [Path(scratch) / name for name in ("stdout", "stderr")]
         job = {"arguments": arguments, "folder": str(folder), "env": env}
@@ -64,6 +64,7 @@ def serve() -> None:
     """Do the jobs that come in, one after the other, each in a process of its own."""
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # or each process would look through all of it, and copy it
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -73,7 +74,7 @@ def serve() -> None:
 
 
 def do(arguments: list[str], folder: str, env: dict[str, str], printed: list[str]) -> NoReturn:
-    """Become `python -m MODULE WORDS`."""
+    """Become Python with these arguments."""
     import torch
 
     streams = zip(("stdin", "stdout", "stderr"), [os.devnull, *printed], strict=True)
@@ -89,8 +90,12 @@ def do(arguments: list[str], folder: str, env: dict[str, str], printed: list[str
         torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     added = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [folder, *added, *sys.path[1:]]  # in place of the folder of this file
-    sys.argv = arguments
-    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    option, what, *words = arguments
+    sys.argv = [option, *words]
+    if option == "-c":
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
     sys.exit()
 
 

@@ -19,8 +19,6 @@ if not __package__:  # this file itself is run, as editors do
     __package__ = PACKAGE.name
     sys.path[0] = str(PACKAGE.parent)
 
-from .engine.task import one_line  # noqa: E402
-
 
 class CommandError(ValueError):
     """The command is wrong."""
@@ -87,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not hasattr(error, "exit_code"):
             raise  # a mistake in the project's own code: its traceback is wanted
         if os.environ.get("LOCAL_RANK", "0") == "0":
+            from .engine.task import one_line
+
             # An error of a worker has a traceback in its text, with the message after its type.
             message = str(error).rpartition(f"{type(error).__name__}: ")[2]
             print(f"error: {one_line(message.strip())}", file=sys.stderr)
@@ -296,6 +296,7 @@ def run_reproduce(options: argparse.Namespace) -> int:
 
 def run_runs(options: argparse.Namespace) -> None:
     """Print a table of runs."""
+    from .engine.task import one_line
     from .runs import group_runs, list_runs, sort_rows, table
 
     rows = list_runs(options.folders or [ROOT / "runs"])

@@ -94,8 +94,8 @@ class Run:
         settings: the resolved config.
         root: the folder that relative paths in the config start from.
         learnt: what the task of an earlier run has learnt; None: learn from the training split.
-        beside: an earlier run, which the config is from. Nothing is written in its `output_dir`,
-            which may be that of another machine, but where the run is.
+        beside: an earlier run, which the config is from. Nothing is written in its `output_dir` if
+            that is outside the project, as on another machine, but where the run is.
     """
 
     def __init__(
@@ -108,10 +108,9 @@ class Run:
         self.settings = settings
         self.root = root
         self.learnt = learnt
-        if beside:
+        self.output_dir = record.resolve_output(root, settings.output_dir)
+        if beside and not self.output_dir.resolve().is_relative_to(root.resolve()):
             self.output_dir = beside.absolute().parent
-        else:
-            self.output_dir = record.resolve_output(root, settings.output_dir)
         self.folder = Path()  # until a run folder is opened, which the first process does
         self.hashes = ""  # until the data is hashed
         self.parent = {"parent": "", "parent_digest": ""}  # the run it started from

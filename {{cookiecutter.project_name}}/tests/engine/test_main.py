@@ -74,8 +74,9 @@ def test_help_shows_the_name_under_which_it_was_called(
 ) -> None:
     for called, shown in (("bin/my-tool", "my-tool"), ("x/__main__.py", f"python -m {PACKAGE}")):
         monkeypatch.setattr(sys, "argv", [called])
-        assert command("--help")[1].startswith(f"usage: {shown} [-h] COMMAND")
-        assert command("train", "--help")[1].startswith(f"usage: {shown} train [-h]")
+        for words, usage in (([], "[-h] COMMAND"), (["train"], "train [-h]")):
+            out = " ".join(command(*words, "--help")[1].split())  # long names are wrapped
+            assert out.startswith(f"usage: {shown} {usage}")
 
 
 def test_config_checks_a_file_that_the_command_has_written(

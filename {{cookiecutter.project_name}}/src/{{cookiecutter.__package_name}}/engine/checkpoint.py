@@ -112,13 +112,7 @@ def load(path: Path) -> State:
     """
     try:
         if is_zipfile(path):  # not what old versions of torch wrote
-            with ZipFile(path) as archive:
-                unpacked = sum(member.file_size for member in archive.infolist())
-                if unpacked > path.stat().st_size:
-                    raise BadZipFile("it would unpack to more than it is")
-                damaged = archive.testzip()
-            if damaged:
-                raise BadZipFile(f"the checksum of {damaged!r} is wrong")
+            _check_zip(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # damage can raise errors of any kind
         raise CheckpointError(f"{path}: damaged or missing: {_first_line(error)}") from None
@@ -302,6 +296,16 @@ def _outline(value: Any, name: str = "") -> Any:
         _outline(key, f"{name}: key {key!r}")
         outline[key] = _outline(item, f"{name}.{key}".removeprefix("."))
     return outline
+
+
+def _check_zip(path: Path) -> None:
+    with ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise BadZipFile("it would unpack to more than it is")
+        damaged = archive.testzip()
+    if damaged:
+        raise BadZipFile(f"the checksum of {damaged!r} is wrong")
 
 
 def _first_line(error: Exception) -> str:

@@ -172,7 +172,7 @@ class Logger:
         """Print a line on stderr, above the progress bar if there is one.
 
         Training continues if the terminal or pipe behind stderr was closed. Characters that control
-        a terminal, which a label may have, become question marks.
+        a terminal, which a name may have, become question marks.
         """
         if sys.stderr is not None:
             with suppress(OSError, ValueError):
