@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     checkpoint was written.
     """
     open_closed_streams()
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # may be ASCII
+    with suppress(AttributeError):  # of a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # may be ASCII
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # rank 0 prints
     try:

@@ -1,5 +1,6 @@
 """The command line answers quickly, and on the right stream."""
 
+import io
 import os
 import re
 import subprocess
@@ -276,3 +277,10 @@ def test_a_current_folder_that_is_gone_is_an_error_of_one_line(tmp_path: Path) -
         2,
         "error: the current folder is gone; change to one that exists",
     )
+
+
+def test_a_notebook_can_call_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()  # a notebook's stream cannot be configured either
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert command_line.main(["config"]) == 0
+    assert "trainer:" in printed.getvalue()
