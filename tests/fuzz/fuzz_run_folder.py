@@ -1,12 +1,11 @@
 """Damage to a run folder: every command ends in what is right, or in one line.
 
-    python tests/fuzz/fuzz_run_folder.py PROJECT --inputs 10000
+    python tests/fuzz/run.py PROJECTS_FOLDER --only run_folder
 
 A finished run and one that was stopped are made once, of the tiny task of the project's own tests.
 Each input is a copy of one of them with one or two damages, and one command on it, in this process.
 """
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, Phase, given, note, seed, settings
+from hypothesis import note
 from hypothesis import strategies as st
 
 SECONDS = 2.0
@@ -401,36 +400,3 @@ def targets(project: Path) -> dict[str, Callable[[st.DataObject], None]]:
         return run
 
     return {command: target(command) for command in COMMANDS}
-
-
-def main() -> int:
-    """Try inputs on a project, and print the smallest one of each command that fails."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("project", type=Path)
-    parser.add_argument("--inputs", type=int, default=1000, help="of each command")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    failed = 0
-    for name, target in targets(options.project.resolve()).items():
-        checks = list(HealthCheck)
-        phases = (Phase.generate, Phase.shrink)
-        search = given(st.data())(target)
-        search = settings(
-            max_examples=options.inputs,
-            database=None,
-            deadline=None,
-            suppress_health_check=checks,
-            phases=phases,
-        )(seed(options.seed)(search))
-        began = time.monotonic()
-        try:
-            search()
-        except BaseException as error:  # a group of errors, too
-            failed += 1
-            traceback.print_exception(error, limit=-1)
-        print(f"{name}: {options.inputs} inputs, {time.monotonic() - began:.0f} s", flush=True)
-    return min(failed, 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,10 +7,12 @@ and raises an error unless it ends as it must. `tests/test_fuzz.py` tries a few 
 
 import argparse
 import importlib
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.dont_write_bytecode = True  # the projects belong to other tests, too
 HERE = Path(__file__).resolve().parent
@@ -32,14 +34,22 @@ def limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, resource.RLIM_INFINITY))
 
 
-def find_targets(project: Path) -> dict[str, Target]:
-    """All targets of a project, by `MODULE.NAME`."""
-    found: dict[str, Target] = {}
-    for path in sorted(HERE.glob("fuzz_*.py")):
-        module = importlib.import_module(path.stem)
-        name = path.stem.removeprefix("fuzz_")
-        found |= {f"{name}.{key}": target for key, target in module.targets(project).items()}
-    return found
+def try_module(name: str, project: Path, options: argparse.Namespace) -> None:
+    """Try the targets of a module; ends this process with the number of those that failed."""
+    limit_memory()
+    failed = 0
+    targets: dict[str, Target] = importlib.import_module(name).targets(project)
+    for key, target in targets.items():
+        full_name = f"{name.removeprefix('fuzz_')}.{key}"
+        if options.only not in full_name:
+            continue
+        began = time.monotonic()
+        failure = try_target(target, options.inputs, options.seed)
+        failed += bool(failure)
+        seconds = time.monotonic() - began
+        print(f"{project.name} {full_name}: {options.inputs} inputs, {seconds:.1f} seconds")
+        print(f"FAILED {failure}\n" if failure else "", end="", flush=True)
+    sys.exit(failed)
 
 
 def try_target(target: Target, inputs: int, seed: int) -> str:
@@ -85,20 +95,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns(), help="of the inputs")
     parser.add_argument("--only", default="", help="only targets whose name has this in it")
     options = parser.parse_args()
-    limit_memory()
+    import torch  # noqa: F401  # once for all processes that are forked
+
+    # Each module has a process of its own: some of them put another task into the project.
+    context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "fork")
     failed = 0
     print(f"seed {options.seed}", flush=True)
     for path in sorted(options.projects.glob("*/pyproject.toml")):
-        project = path.parent.resolve()
-        for name, target in find_targets(project).items():
-            if options.only not in name:
-                continue
-            began = time.monotonic()
-            failure = try_target(target, options.inputs, options.seed)
-            failed += bool(failure)
-            seconds = time.monotonic() - began
-            print(f"{project.name} {name}: {options.inputs} inputs, {seconds:.1f} seconds")
-            print(f"FAILED {failure}\n" if failure else "", end="", flush=True)
+        for module in sorted(HERE.glob("fuzz_*.py")):
+            arguments = (module.stem, path.parent.resolve(), options)
+            process = context.Process(target=try_module, args=arguments)
+            process.start()
+            process.join()
+            failed += process.exitcode != 0
     return 1 if failed else 0
 
 
