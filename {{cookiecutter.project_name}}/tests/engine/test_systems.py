@@ -18,6 +18,7 @@ from conftest import Command, assert_same_run, read_log
 from tiny import TinyTask
 
 from {{ cookiecutter.__package_name }} import __main__ as command_line
+from {{ cookiecutter.__package_name }} import runs
 from {{ cookiecutter.__package_name }}.engine import logger, record
 from {{ cookiecutter.__package_name }}.engine.loader import Loader, LoaderConfig
 from {{ cookiecutter.__package_name }}.train import load_config
@@ -86,7 +87,7 @@ def test_without_fcntl_and_process_groups_a_run_is_the_same(
     expected = train()
     monkeypatch.setitem(sys.modules, "fcntl", None)  # which makes its import fail
     monkeypatch.setattr(logger, "sys", Windows())
-    monkeypatch.setattr("{{ cookiecutter.__package_name }}.runs.sys", Windows())
+    monkeypatch.setattr(runs, "sys", Windows())
     monkeypatch.delattr(os, "setpgrp", raising=False)
     run = train()
     assert_same_run(run, expected)
