@@ -139,6 +139,7 @@ def test_a_limit_takes_a_sample_by_hash_in_order() -> None:
     assert 30 < halves < 70
     assert batches(Loader(Numbers(1000), LoaderConfig(batch_size=50, limit=100))) == [first, second]
     assert Loader(Numbers(7), LoaderConfig(limit=9)).size == 7
+    assert Loader(Numbers(7), LoaderConfig(limit=1)).size == 1
     shuffled = Loader(Numbers(1000), LoaderConfig(batch_size=100, limit=100), shuffle=True)
     assert sorted(batches(shuffled)[0]) == found
 
