@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import TASKS, TEMPLATE
 from PIL import Image
+from safetensors.torch import save_file
 from warm import run_python
 
 PACKAGE = "my_pytorch_project"
@@ -177,3 +179,18 @@ def test_one_file_copied_trains_on_any_loader(project: Path, tmp_path: Path) -> 
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("'split': 'val'") == 3
+
+
+def test_weights_of_safetensors_start_a_run(project: Path) -> None:
+    small = ("loader.limit=300", "trainer.epochs=1", "trainer.max_steps=1", "optim.lr=1e-30")
+    first = project / run(project, "train", *small, "seed=1").stdout.strip()
+    weights = torch.load(first / "checkpoints" / "last.pt", weights_only=True)["model_state_dict"]
+    file = project / "weights.safetensors"
+    save_file({f"model.{name}": weight for name, weight in weights.items()}, file)
+    done = run(project, "train", *small, "--init-from", str(file))
+    manifest = json.loads((project / done.stdout.strip() / "manifest.json").read_text("utf-8"))
+    assert manifest["parent"] == file.name
+    folder = project / done.stdout.strip() / "checkpoints" / "last.pt"
+    started = torch.load(folder, weights_only=True)["model_state_dict"]
+    for name, weight in weights.items():
+        assert torch.allclose(started[name], weight, atol=1e-6), name
