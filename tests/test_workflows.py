@@ -25,7 +25,7 @@ SCHEMAS = {
 SYSTEMS = {"ubuntu-latest", "windows-latest", "macos-latest"}
 PYTHONS = {"3.11", "3.12", "3.13", "3.14"}
 CHECKOUT = "actions/checkout"
-# Who runs each line of the workflow of a project, on Linux.
+# What runs each line of the workflow of a project, or the like of it, on Linux.
 RUN_BY = {
     'python -m pip install -e ".[dev]"': "test_fresh.py",
     "ruff check .": "test_package.py",
@@ -127,7 +127,7 @@ def test_a_workflow_runs_on_each_system_and_python(workflow: dict[str, Any], roo
         assert about["requires-python"] == ">=" + min(PYTHONS)
 
 
-def test_each_line_of_a_workflow_is_run_by_a_test(workflow: dict[str, Any], root: Path) -> None:
+def test_a_workflow_has_only_lines_of_which_it_is_known_what_runs_them(workflow: dict[str, Any], root: Path) -> None:
     lines = {step["run"] for step in steps_of(workflow) if "run" in step}
     expected = {**RUN_BY, **BAKED_BY} if root == TEMPLATE else RUN_BY
     assert lines == expected.keys()

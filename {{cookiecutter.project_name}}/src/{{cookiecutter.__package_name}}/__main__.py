@@ -260,7 +260,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Print the metrics of a run."""
     from .evaluate import evaluate
 
-    show(json.dumps(evaluate(options.run, options.split, options.checkpoint, root_of(options.run))))
+    root = root_of(options.run)
+    show(json.dumps(evaluate(options.run, options.split, options.checkpoint, root)))
 
 
 def run_predict(options: argparse.Namespace) -> None:

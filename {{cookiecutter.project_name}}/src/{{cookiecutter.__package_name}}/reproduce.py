@@ -97,7 +97,7 @@ def environment_commands(folder: Path, python: str, packages: dict[str, str]) ->
         f"    python{python.rpartition('.')[0]} -m venv venv && venv/bin/pip install {what}\n"
         f"or  uv venv --python {python} venv && uv pip install --python venv {what}"
     )
-    build = str(packages.get("torch")).partition("+")[2]
+    build = str(packages.get("torch", "")).partition("+")[2]
     if build:  # such as cpu or cu130
         lines += f"\nand for torch's {build} build see https://pytorch.org/get-started/locally"
     return lines

@@ -10,8 +10,9 @@ import torch
 
 from .engine import checkpoint, config, record
 from .engine.record import Facts
+from .engine.task import relative
 from .engine.trainer import Trainer
-from .train import Config, Run, load_config, relative, train
+from .train import Config, Run, load_config, train
 
 CAN_CHANGE = ("device", "loader.num_workers")
 """options of which a run that continues can have another value"""
@@ -84,15 +85,12 @@ def resume(folder: Path, overrides: list[str], root: Path, verify_data: bool = F
         return folder
     # The data is prepared with what the run has learnt from it, and not with what it would today.
     state = checkpoint.load_latest(folder / "checkpoints")
-    learnt = None
-    logger_state: Any = {"bytes": 0, "seconds": 0}
-    if state is not None:
-        learnt = state.get("task")
-        logger_state = state.get("logger")
+    learnt = None if state is None else state.get("task")
     run = Run(settings, root, learnt, beside=folder)
     facts = load_for_resume(run, folder, state, verify_data)
     run.check()
     entry = {"step": run.trainer.step, "overrides": overrides, "replaced": config.plain(old)}
+    logger_state = {"bytes": 0, "seconds": 0} if state is None else state["logger"]
     if run.is_main:
         reopen(run, folder, {**entry, **facts}, logger_state)
     return run.execute()
@@ -159,23 +157,30 @@ def check_state(run: Run, state: Facts) -> None:
     like["trainer"] = Trainer.state_dict(run.trainer)  # without what a trainer of the task adds
     like["logger"] = {"bytes": 0, "seconds": 0.0}
     checkpoint.check_like(state, like)
+    # A run that has not begun has none of these yet, so their types are not in what it is like.
     trainer = state["trainer"]
     evaluation = {"value": 0.0, "step": 0}
+    filled: Facts = {
+        "ranking": [evaluation] * len(trainer["ranking"]),
+        "sums": dict.fromkeys(trainer["sums"], 0.0),
+    }
     if trainer["best"]:
-        at = run.trainer.at("val")
-        like["trainer"]["best"] = {**evaluation, "metric": "", "at": at}
-    like["trainer"]["ranking"] = [evaluation] * len(trainer["ranking"])
-    like["trainer"]["sums"] = dict.fromkeys(trainer["sums"], 0.0)
-    optimizer = like["optimizer_state_dict"]
-    optimizer["state"] = moments_like(run, state["optimizer_state_dict"]["state"])
-    checkpoint.check_like(state, like)
+        filled["best"] = {**evaluation, "metric": "", "at": run.trainer.at("val")}
+    moments = moments_like(run, state["optimizer_state_dict"]["state"])
+    checkpoint.check_like(state, {"trainer": filled, "optimizer_state_dict": {"state": moments}})
+    check_numbers(run, {name: trainer[name] for name in like["trainer"]})
+
+
+def check_numbers(run: Run, trainer: Facts) -> None:
+    """Refuse numbers of a trainer that are negative, or steps that are later than they can be."""
     limits = dict.fromkeys(("samples", "units_seen", "lr"), math.inf)
     limits["step"] = run.total_steps
-    for name, value in like["trainer"].items():
-        limit = limits.get(name, trainer["step"])
-        is_number = isinstance(value, int | float)
-        if is_number and not 0 <= trainer[name] <= limit:
-            found = f"expected 0 to {limit}, found {trainer[name]}"
+    for name, value in trainer.items():
+        limit: Any = limits.get(
+            name, trainer["step"]
+        )  # the other numbers are, or count, earlier steps
+        if isinstance(value, int | float) and not 0 <= value <= limit:
+            found = f"expected 0 to {limit}, found {value}"
             raise checkpoint.CheckpointError(f"{checkpoint.MISFIT}: trainer.{name}: {found}")
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from .engine.task import relative
+
 MAX_BYTES = 1_000_000  # of a JSON file, and of what is read of a log
 HASH_WIDTH = 8
 SORT_KEYS = ("name", "status", "step", "best", "test")
@@ -74,13 +76,9 @@ def is_run(folder: Path) -> bool:
 
 def read_run(folder: Path) -> Row:
     """The row of a run."""
-    try:
-        path = os.path.relpath(folder)
-    except ValueError:  # on another drive of Windows
-        path = os.path.abspath(folder)
     row: Row = {
         "name": folder.name,
-        "run": path,
+        "run": relative(folder),
         "status": "damaged",
         "step": None,
         "began": folder.stat().st_mtime,  # unless its manifest says it

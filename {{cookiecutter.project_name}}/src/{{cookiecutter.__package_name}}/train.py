@@ -32,6 +32,7 @@ from .engine.optim import (
 )
 from .engine.record import Facts
 from .engine.share import Share
+from .engine.task import relative
 from .engine.trainer import (
     Output,
     SetupError,
@@ -71,14 +72,6 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-
-
-def relative(path: Path, start: Path | str = ".") -> str:
-    """The path from a folder to another, or the whole path to one on another drive of Windows."""
-    try:
-        return os.path.relpath(path, start)
-    except ValueError:
-        return os.path.abspath(path)
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:

@@ -234,7 +234,9 @@ def test_a_log_that_is_shorter_than_its_checkpoint_says_is_refused(
 def test_a_log_with_something_else_in_it_is_refused_with_its_line(
     tmp_path: Path, logger: Logger
 ) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nhello\n', encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "split": "val"}\nhello\n', encoding="utf-8"
+    )
     state = logger.state_dict()
     with pytest.raises(LogError, match=r"metrics\.jsonl:2: expected a JSON object with a step"):
         logger.load_state_dict(state)

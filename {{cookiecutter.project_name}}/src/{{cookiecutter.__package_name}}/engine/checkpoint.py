@@ -235,7 +235,7 @@ def check_like(state: Any, like: Any, name: str = "") -> None:
     is_right = isinstance(state, kind) and getattr(state, "shape", None) == shape
     if not is_right or (kind is bool and state is not like):
         expected = shape or type(like).__name__
-        found = " ".join(repr(state).split())
+        found = " ".join(repr(getattr(state, "shape", state)).split())
         raise CheckpointError(f"{MISFIT}: {name}: expected {expected}, found {found:.40}")
     if kind in (list, tuple):
         like = dict(enumerate(like))

@@ -169,7 +169,7 @@ class Logger:
 
     @staticmethod
     def info(text: str) -> None:
-        """Print a line on stderr, above the progress bar if there is one.
+        """Print a text on stderr, above the progress bar if there is one.
 
         Training continues if the terminal or pipe behind stderr was closed. Characters that control
         a terminal, which a name may have, become question marks.
@@ -482,7 +482,10 @@ def _cell(value: Any) -> Any:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value of a record in plain Python, NaN for None; raises LogError if it cannot be logged."""
+    """A value of a record in plain Python; raises LogError if it cannot be logged.
+
+    None becomes NaN, which is null in the log, as all numbers that are not finite are.
+    """
     if getattr(value, "ndim", None) == 0:  # of torch or NumPy
         value = value.item()
     kind: Any = TYPES.get(name, int | float | None)
@@ -498,11 +501,11 @@ def _parse(content: bytes, path: str) -> list[Record]:
     records = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            record = {"step": None, "split": "", **json.loads(line)}
-            for name, value in record.items():
-                _plain(name, value)
-        except (ValueError, TypeError, RecursionError):
-            found = f"expected a JSON object with a step, found {line[:40]!r}"
+            record = json.loads(line)
+            for name in ("step", "split", *record):  # the first two must be there
+                _plain(name, record[name])
+        except (ValueError, TypeError, LookupError, RecursionError):
+            found = f"expected a JSON object with a step and a split, found {line[:40]!r}"
             raise LogError(f"{path}:{number}: {found}") from None
         records.append(record)
     return records

@@ -11,6 +11,7 @@ A task has the methods of `TaskDefaults`, and these:
     predict(self, model, samples)            yields an answer, a dict, for each sample, in order
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ class DataError(ValueError):
 def one_line(text: str) -> str:
     """The text with an escape for each character that a terminal would not just show."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def relative(path: Path, start: Path | str = ".") -> str:
+    """The path from a folder to another, or the whole path to one on another drive of Windows."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return os.path.abspath(path)
 
 
 class TaskDefaults:
