@@ -127,7 +127,9 @@ def test_a_workflow_runs_on_each_system_and_python(workflow: dict[str, Any], roo
         assert about["requires-python"] == ">=" + min(PYTHONS)
 
 
-def test_a_workflow_has_only_lines_of_which_it_is_known_what_runs_them(workflow: dict[str, Any], root: Path) -> None:
+def test_a_workflow_has_only_lines_of_which_it_is_known_what_runs_them(
+    workflow: dict[str, Any], root: Path
+) -> None:
     lines = {step["run"] for step in steps_of(workflow) if "run" in step}
     expected = {**RUN_BY, **BAKED_BY} if root == TEMPLATE else RUN_BY
     assert lines == expected.keys()
