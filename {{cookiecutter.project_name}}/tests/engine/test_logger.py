@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
@@ -63,6 +64,47 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def test_a_crash_right_after_a_line_loses_nothing(tmp_path: Path, logger: Logger) -> None:
     logger.log(record(1, loss=0.5))
     assert lines(tmp_path)[0]["loss"] == 0.5  # read while the logger is still open
+
+
+def test_numbers_of_torch_and_numpy_are_logged_as_numbers_and_none_as_null(
+    tmp_path: Path, logger: Logger
+) -> None:
+    numbers: dict[str, Any] = {
+        "tensor": torch.tensor(0.5),
+        "double": numpy.float64(0.25),
+        "count": numpy.int64(3),
+        "array": numpy.array(2.0),
+        "nothing": None,
+    }
+    expected = {"tensor": 0.5, "double": 0.25, "count": 3, "array": 2.0, "nothing": None}
+    assert logger.log(record(1, **numbers)).items() >= expected.items()
+    assert lines(tmp_path)[0].items() >= expected.items()
+    logger.state_dict()
+    assert scalars(tmp_path, "tensor/train") == [(1, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("loss", "0.5", "loss: expected a number, found '0.5'"),
+        ("loss", [0.5], r"loss: expected a number, found \[0\.5\]"),
+        ("loss", {"a": 1}, "loss: expected a number, found {'a': 1}"),
+        ("loss", torch.ones(1), r"loss: expected a number, found tensor\(\[1\.\]\)"),
+        ("loss", 2**64, "loss: expected a number, found 18446744073709551616"),
+        ("step", "1", "step: expected a number, found '1'"),
+        ("step", None, "step: expected a number, found None"),
+        ("split", 1, "split: expected a text, found 1"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name_before_anything_is_written(
+    tmp_path: Path, logger: Logger, name: str, value: Any, message: str
+) -> None:
+    logger.log(record(1, loss=0.5))
+    with pytest.raises(LogError, match=message):
+        logger.log({**record(2, loss=0.5), name: value})
+    logger.state_dict()
+    assert len(lines(tmp_path)) == 1
+    assert scalars(tmp_path, "loss/train") == [(1, 0.5)]
 
 
 def test_tensorboard_has_at_a_checkpoint_all_that_was_logged(
