@@ -1,7 +1,8 @@
 """What the tests of the machine share: a tiny task, and quick runs by the real command line."""
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import tiny
 import torch
 
 from {{ cookiecutter.__package_name }}.__main__ import main
-from {{ cookiecutter.__package_name }}.engine import checkpoint, record
+from {{ cookiecutter.__package_name }}.engine import (
+    checkpoint,
+    distributed,
+    record,
+)
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -19,6 +24,21 @@ Command = Callable[..., tuple[int, str, str]]
 def tiny_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train the tiny task, whatever the project's own one is."""
     tiny.install(monkeypatch.setattr)
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Let no signal be ignored, as some are where a shell starts the tests in the background."""
+    before = {}
+    for name in distributed.SIGNALS:
+        number = getattr(signal, name, None)  # Windows does not have them all
+        if number:
+            is_interrupt = number == signal.SIGINT
+            handler = signal.default_int_handler if is_interrupt else signal.SIG_DFL
+            before[number] = signal.signal(number, handler)
+    yield
+    for number, earlier in before.items():
+        signal.signal(number, earlier)
 
 
 @pytest.fixture

@@ -1,17 +1,20 @@
-"""Commands in one process and in the processes of torchrun, to be compared with each other.
+"""Commands in one process and in several, to be compared with each other.
 
-`together` starts torchrun once, and has its processes do a list of jobs one after the other.
+`together` starts several processes once, as torchrun would, and has them do a list of jobs one
+after the other.
 """
 
 import contextlib
+import functools
 import io
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import pytest
 import torch
 from tiny import TinyTask, install
 from torch import Tensor, nn
+from torch._C._distributed_c10d import TCPStore
 
 from {{ cookiecutter.__package_name }}.__main__ import main
 from {{ cookiecutter.__package_name }}.engine import record
@@ -161,26 +165,55 @@ def count_positive(batch: tuple[Tensor, Tensor]) -> int:
     return int((inputs > 0).sum())
 
 
+@functools.cache
+def context() -> Any:
+    """What starts processes, except on Windows by forking one that has imported all of a run."""
+    if sys.platform == "win32":
+        return multiprocessing.get_context("spawn")
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload([__name__, "torch._dynamo", "torch.utils.tensorboard"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+    return found
+
+
 def together(folder: Path, jobs: list[Job], processes: int = 2) -> list[list[dict[str, Any]]]:
     """For each job what each of the processes did."""
-    given = folder / "jobs.json"
-    given.write_text(json.dumps([asdict(job) for job in jobs]), encoding="utf-8")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *launch, __file__, str(folder)]
-    source = Path(record.__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            _, errors = process.communicate(timeout=120)
-        finally:
-            process.terminate()  # torchrun then ends its processes
-    assert process.returncode == 0, errors
+    # They meet at a store of this process, as the processes of torchrun do at one of torchrun.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    started = []
+    for rank in range(processes):
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "GROUP_WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_RUN_ID": "tests",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        process = context().Process(target=do_all, args=(jobs, environment, folder))
+        process.start()
+        started.append(process)
+    try:
+        for process in started:
+            process.join(timeout=120)
+        assert [process.exitcode for process in started] == [0] * processes
+    finally:
+        for process in started:
+            process.kill()
     texts = [(folder / f"{rank}.json").read_text("utf-8") for rank in range(processes)]
     return [list(seen) for seen in zip(*map(json.loads, texts), strict=True)]
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    found = [do(Job(**job)) for job in json.loads((folder / "jobs.json").read_text("utf-8"))]
-    rank = torch.distributed.get_rank()
-    (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+def do_all(jobs: list[Job], environment: dict[str, str], folder: Path) -> None:
+    """Do jobs as one of several processes, and leave what it did in the folder."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)  # as torchrun has it
+    multiprocessing.set_start_method(None, force=True)  # for workers, as users have it
+    found = [do(job) for job in jobs]
+    (folder / f"{environment['RANK']}.json").write_text(json.dumps(found), encoding="utf-8")

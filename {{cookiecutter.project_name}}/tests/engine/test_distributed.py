@@ -293,6 +293,7 @@ def test_cuda_is_made_deterministic_before_it_starts(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
+@pytest.mark.usefixtures("default_signals")
 def test_a_first_signal_is_kept_and_then_only_sigint_and_sigterm_would_end_the_process(
     name: str,
 ) -> None:

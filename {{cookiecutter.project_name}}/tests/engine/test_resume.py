@@ -21,7 +21,7 @@ import pytest
 import tiny
 import torch
 from conftest import Command, assert_same_run, read_log
-from processes import Counted
+from processes import Counted, context
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
@@ -47,7 +47,6 @@ Train = Callable[..., Path]
 Stopped = Callable[..., Path]
 Killed = Callable[..., Path]
 Patch = pytest.MonkeyPatch
-FORK = "spawn" if sys.platform == "win32" else "forkserver"
 SOURCE = Path(record.__file__).parents[2]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 USR1 = getattr(signal, "SIGUSR1", None)
@@ -132,19 +131,14 @@ def die(death: Death, temporary: str, words: list[str]) -> None:
 
 
 @pytest.fixture
-def killed(tmp_path: Path, empty_config: Path, monkeypatch: Patch) -> Killed:
+def killed(tmp_path: Path, empty_config: Path) -> Killed:
     """Train in a process of its own, which dies; get the folder of the run."""
-    context: Any = multiprocessing.get_context(FORK)
-    if sys.platform != "win32":
-        # What a run imports is imported once, by the process that all others are forked from.
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        context.set_forkserver_preload([__name__, "torch._dynamo", "torch.utils.tensorboard"])
 
     def run(at: str, count: int, *overrides: str, **how: Any) -> Path:
         death = Death(at, count, **how)
         words = ["train", str(empty_config), f"output_dir={tmp_path / 'part'}", *overrides]
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-            process = context.Process(target=die, args=(death, temporary, words))
+            process = context().Process(target=die, args=(death, temporary, words))
             process.start()
             process.join()
         assert process.exitcode == (-signal.SIGTERM if death.signals else 9)
@@ -475,6 +469,7 @@ def is_late(stop: StopSignal) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, pytest.param(USR1, marks=POSIX)])
 @pytest.mark.parametrize(("at", "count", "step"), [("step", 3, 3), ("evaluation", 6, 8)])
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_ends_the_step_and_leaves_a_checkpoint(
     train: Train, command: Command, stopped: Stopped, number: int, at: str, count: int, step: int,
     workers: int,
@@ -665,10 +660,9 @@ def test_two_processes_cannot_have_one_run_and_a_dead_ones_lock_is_free(
 ) -> None:
     part = killed("step", 9, *BASE, "loader.num_workers=2")  # its workers live on
     before = files_of(part)
-    context: Any = multiprocessing.get_context(FORK)
-    go = context.Event()
-    locked = context.Event()
-    process = context.Process(target=hold, args=(part, locked, go), daemon=True)
+    go = context().Event()
+    locked = context().Event()
+    process = context().Process(target=hold, args=(part, locked, go), daemon=True)
     process.start()
     locked.wait()
     code, _, err = command("train", "--resume", str(part))

@@ -259,6 +259,7 @@ def test_nothing_in_the_folder_of_a_run_is_executed_unless_it_is_asked_for(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_stops_the_code_of_a_run_as_it_stops_any_other(project: Project) -> None:
     code, out, err = project.run("train", "name=long", "trainer.epochs=60")
     assert code == 0, err
