@@ -119,3 +119,14 @@ def hostile_bakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def hostile_bake(hostile_bakes: dict[str, Path]) -> Path:
     """That of the default task."""
     return hostile_bakes["text"]
+
+
+@pytest.fixture(scope="session")
+def mypy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mypy")
+
+
+@pytest.fixture
+def mypy_cache(mypy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let mypy find out once what the types of torch are, and not in each project anew."""
+    monkeypatch.setenv("MYPY_CACHE_DIR", str(mypy_folder))

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,7 @@ def run(
 
 
 def environment(project: Path) -> dict[str, str]:
-    cache = Path(tempfile.gettempdir()) / f"mypy-of-swaps-{os.getpid()}"  # what torch says of types
-    return {
-        **os.environ,
-        "PYTHONPATH": str(project / "src"),
-        "OMP_NUM_THREADS": "1",
-        "MYPY_CACHE_DIR": str(cache),
-    }
+    return {**os.environ, "PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
 
 
 def put(name: str, project: Path) -> set[str]:
@@ -146,6 +139,7 @@ def test_a_swap_is_short(swap: str) -> None:
     assert len(lines) <= 120
 
 
+@pytest.mark.usefixtures("mypy_cache")
 @pytest.mark.parametrize("tool", ["ruff check .", "ruff format --check .", "mypy src"])
 def test_its_code_is_clean(swapped: Path, tool: str) -> None:
     run(swapped, module=tuple(tool.split()))

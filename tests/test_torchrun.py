@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from warm import run_python
 
 PACKAGE = "my_pytorch_project"
 ONE_AGENT = "--standalone --nproc-per-node 2"
@@ -59,14 +60,10 @@ class Project:
         return Path(line)
 
     def alone(self, *words: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", PACKAGE, *words],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.folder / "src")},
-            check=True,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-        ).stdout.strip()
+        environment = {**os.environ, "PYTHONPATH": str(self.folder / "src")}
+        done = run_python("-m", PACKAGE, *words, folder=self.folder, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.folder / "src" / PACKAGE / file

@@ -213,6 +213,7 @@ def test_a_damaged_file_of_a_run_is_named_and_nothing_is_changed(
     [
         ("threads", -1),
         ("threads", 1_000_000),  # with which torch ends the process
+        ("threads", 1025),
         ("threads", "2"),
         ("threads", True),
         ("data", None),

@@ -1,5 +1,6 @@
 """What is drawn shows what was counted, and can be read."""
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,11 +138,17 @@ class Spied(figures.Canvas):
     texts: list[tuple[str, float, float, Any]] = []  # noqa: RUF012
     boxes: list[tuple[float, ...]] = []  # noqa: RUF012
     points: list[tuple[float, float]] = []  # noqa: RUF012
+    lines: list[tuple[float, ...]] = []  # noqa: RUF012
+    upwards: list[tuple[str, float, float]] = []  # noqa: RUF012
+    anchors: list[str] = []  # noqa: RUF012
+    sizes: list[tuple[int, int]] = []  # noqa: RUF012
 
     def __init__(self, width: int, height: int) -> None:
         super().__init__(width, height)
+        self.sizes.append((width, height))
         rectangle = self.draw.rectangle
         ellipse = self.draw.ellipse
+        line = self.draw.line
 
         def draw_rectangle(box: Any, **how: Any) -> None:
             self.boxes.append(box)
@@ -151,18 +158,28 @@ class Spied(figures.Canvas):
             self.points.append(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
             ellipse(box, **how)
 
+        def draw_line(box: Any, **how: Any) -> None:
+            self.lines.append(box)
+            line(box, **how)
+
+        self.draw.line = draw_line
         self.draw.rectangle = draw_rectangle
         self.draw.ellipse = draw_ellipse
 
     def text(self, x: float, y: float, text: str, anchor: str = "mm", color: Any = "black") -> None:
         self.texts.append((text, x, y, color))
+        self.anchors.append(anchor)
         super().text(x, y, text, anchor, color)
+
+    def text_upwards(self, x: float, y: float, text: str) -> None:
+        self.upwards.append((text, x, y))
+        super().text_upwards(x, y, text)
 
 
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> type[Spied]:
     monkeypatch.setattr(figures, "Canvas", Spied)
-    for name in ("texts", "boxes", "points"):
+    for name in ("texts", "boxes", "points", "lines", "upwards", "anchors", "sizes"):
         monkeypatch.setattr(Spied, name, [])
     return Spied
 
@@ -182,6 +199,42 @@ def test_each_cell_of_the_matrix_is_in_its_place_with_its_number(spied: type[Spi
     assert [text[::3] for text in spied.texts[-4:]] == [
         ("99999", "white"), ("50000", "black"), ("50000", "black"), ("60000", "black"),
     ]  # fmt: skip
+
+
+def test_names_of_a_matrix_stand_beside_their_rows_and_above_their_columns(
+    spied: type[Spied],
+) -> None:
+    figures.matrix(torch.tensor([[8, 2], [0, 9]]), ["a", "b"])
+    first, second, third, last = spied.boxes
+    left, top, *_ = first
+    rows = {text: (x, y) for text, x, y, _ in spied.texts[:6] if y > top}
+    assert rows["a"] == (left - figures.MARGIN, (first[1] + first[3]) / 2)
+    assert rows["b"] == (left - figures.MARGIN, (third[1] + third[3]) / 2)
+    target, *columns = spied.upwards
+    assert columns == [
+        ("a", (first[0] + first[2]) / 2, top - figures.MARGIN),
+        ("b", (second[0] + second[2]) / 2, top - figures.MARGIN),
+    ]
+    assert target[0] == "target"
+    assert 0 < target[1] < left - figures.MARGIN - Spied(1, 1).width_of("a")
+    assert target[2] == last[3]
+    assert spied.texts[0][:3] == ("predicted", left, figures.MARGIN)
+    assert spied.anchors[0] == "lt"
+    assert set(spied.anchors[-4:]) == {"mm"}
+    middle_of_first = ((first[0] + first[2]) / 2, (first[1] + first[3]) / 2)
+    assert spied.texts[-4][1:3] == middle_of_first
+    (*_, (width, height)) = [size for size in spied.sizes if size[1] > 100]
+    assert width >= last[2] + figures.MARGIN and height == last[3] + figures.MARGIN
+
+
+def test_a_text_that_runs_upwards_is_black_on_white_and_ends_where_it_is_to() -> None:
+    canvas = figures.Canvas(60, 200)
+    canvas.text_upwards(30, 150, "price")
+    dark = (canvas.to_tensor().int().sum(0) < 300).nonzero()  # rows and columns
+    rows, columns = dark.T
+    assert rows.max() == pytest.approx(149, abs=4)
+    assert rows.max() - rows.min() > 2 * (columns.max() - columns.min())
+    assert columns.double().mean() == pytest.approx(30, abs=3)
 
 
 def test_targets_are_rows_and_all_mistakes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +274,31 @@ def test_a_picture_of_a_mistake_has_what_it_is_below_it_and_keeps_its_pixels(
     assert [text[0] for text in spied.texts[:3]] == ["target cat", "predicted dog", "sure 98.8%"]
     assert spied.texts[3][1] > spied.texts[0][1]  # the second one is to the right
     assert len(figures._thumbnail(small).getcolors()) == 2
+    assert len(figures._thumbnail(small.resize((200, 200))).getcolors(10_000)) > 2
+
+
+def test_a_gallery_has_three_pictures_in_a_row_with_lines_that_do_not_touch(
+    spied: type[Spied],
+) -> None:
+    found = [figures.Mistake(place, "cat", "d" * 50, 0.5) for place in range(4)]
+    picture = figures.gallery([Image.new("RGB", (2, 1), "white")] * 4, found)
+    corners = [box[:2] for box in spied.boxes]
+    left, top = corners[0]
+    assert corners[1:3] == [(corners[1][0], top), (2 * corners[1][0] - left, top)]
+    assert corners[3][0] == left
+    for box, line in zip(spied.boxes, range(0, 12, 3), strict=True):
+        assert [box[2] - box[0], box[3] - box[1]] == [figures.THUMBNAIL] * 2
+        texts = spied.texts[line : line + 3]
+        assert [text[1] for text in texts] == [box[0]] * 3
+        places = [box[3], *(text[2] for text in texts)]
+        assert places == sorted(places)
+        gaps = [after - before for before, after in itertools.pairwise(places)]
+        assert min(gaps[1:]) > figures.FONT_SIZE and gaps[0] > 0
+        assert texts[1][0].startswith("predicted ddd")
+        assert Spied(1, 1).width_of(texts[1][0]) <= figures.THUMBNAIL + figures.MARGIN
+        assert places[-1] + figures.FONT_SIZE < picture.shape[1]
+    assert spied.boxes[2][2] < picture.shape[2]
+    assert spied.boxes[3][1] > spied.texts[2][2] + figures.FONT_SIZE  # below what is above it
 
 
 def test_the_plot_has_a_point_for_each_sample_and_says_which_axis_is_which(
@@ -235,4 +313,16 @@ def test_the_plot_has_a_point_for_each_sample_and_says_which_axis_is_which(
     assert low == pytest.approx((box[2], box[3]), abs=0.01)
     texts = [text[0] for text in spied.texts]
     assert texts[-2:] == ["true price", "predicted price"]
+    left, top, right, bottom = box
+    assert spied.texts[-2][1] == (left + right) / 2
+    assert spied.upwards == [("predicted price", figures.MARGIN + figures.FONT_SIZE / 2, bottom)]
+    *grid, diagonal = spied.lines
+    assert diagonal == (left, bottom, right, top)
+    for place, (_, x, y, _) in enumerate(spied.texts[:12:2]):  # below the axis
+        assert grid[2 * place] == (x, top, x, bottom)
+        assert bottom < y < spied.texts[-2][2] - figures.FONT_SIZE
+    for place, (_, x, y, _) in enumerate(spied.texts[1:12:2]):  # left of the other one
+        assert grid[2 * place + 1] == (left, y, right, y)
+        assert figures.FONT_SIZE < x < left
+    assert set(spied.anchors[:12:2]) == {"mt"} and set(spied.anchors[1:12:2]) == {"rm"}
     assert texts[:12:2] == ["0", "0.05", "0.1", "0.15", "0.2", "0.25"]

@@ -196,6 +196,17 @@ def test_a_log_can_go_back_to_its_beginning(tmp_path: Path, logger: Logger) -> N
     assert scalars(tmp_path, "loss/train") == [(9, 9.0)]
 
 
+def test_a_state_is_taken_when_tensorboard_has_written_all_of_it(
+    logger: Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger.log(record(1, loss=1.0))
+    assert logger._board is not None
+    flushed: list[str] = []
+    monkeypatch.setattr(logger._board.writer, "flush", lambda: flushed.append("all"))
+    logger.state_dict()
+    assert flushed == ["all"]
+
+
 def test_the_half_line_of_a_crash_is_removed(tmp_path: Path, logger: Logger) -> None:
     logger.log(record(1, loss=1.0))
     state = logger.state_dict()

@@ -109,6 +109,7 @@ def test_a_run_that_was_killed_while_its_folder_was_made_starts(
     stale = folder / "source" / "gone.py"
     stale.parent.mkdir(exist_ok=True)
     stale.touch()
+    (folder / "requirements.txt.tmp").touch()  # as a kill leaves it
     assert named()[0] == 0
     assert record.read(folder / "result.json")["status"] == "finished"
     assert not stale.exists()

@@ -337,6 +337,18 @@ def test_a_change_of_the_data_names_the_files(tmp_path: Path) -> None:
     assert record.changes(tmp_path, record.hash_files(data)) == found
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names elsewhere are texts")
+def test_a_change_of_a_file_whose_name_is_not_utf8_is_found(root: Path) -> None:
+    name = os.fsdecode(b"data-\xff")
+    before = f"{64 * '0'}  {name}\n"
+    folder = root / "run"
+    folder.mkdir()
+    environment = record.collect_environment(root, root / "pkg", before, torch.device("cpu"))
+    record.start(folder, "", environment, root / "pkg", before)
+    assert record.changes(folder, before) == ""
+    assert record.changes(folder, before.replace("0", "1")) == f"{name} changed"
+
+
 def test_a_folder_that_cannot_be_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
