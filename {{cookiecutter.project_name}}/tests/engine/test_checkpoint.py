@@ -369,3 +369,10 @@ def test_safetensors_are_read_if_they_are_installed(
 def test_errors_have_the_exit_codes_of_the_command_line() -> None:
     assert SaveError.exit_code == 1
     assert CheckpointError.exit_code == 2
+
+
+def test_where_there_is_no_folder_there_is_no_checkpoint_yet(tmp_path: Path) -> None:
+    assert checkpoint.load_latest(tmp_path / "checkpoints") is None
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(CheckpointError, match="checkpoints: expected a folder"):
+        checkpoint.load_latest(tmp_path / "checkpoints")

@@ -217,6 +217,11 @@ def test_an_error_of_post_init_names_the_key_and_where_it_was_set(tmp_path: Path
     message = "part.high: expected 3 or more, found 2"
     with pytest.raises(ConfigError, match=rf"c\.yaml:2: {message}"):  # the line of the section
         load(Whole(), path)
+    path.write_text("\nlow: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"c\.yaml:1: high: expected 3 or more, found 2"):
+        load(Part(), path)
+    with pytest.raises(ConfigError, match=r"command line: high: expected 3 or more, found 2"):
+        load(Part(), None, ["low=3"])
     with pytest.raises(ConfigError, match=f"^command line: {message}"):
         load(Whole(), None, ["part.low=3"])
     path.write_text("part:\n  low: 3\n  high: 2\n", encoding="utf-8")
@@ -495,6 +500,7 @@ def test_a_dict_is_read_from_a_file_and_from_the_command_line_in_its_order(tmp_p
         ("groups: {a: -1}", "1: groups[a]: expected float >= 0, found '-1'"),
         ("groups:\n  a: 1\n  a: 2", "1: groups[a]: is set twice"),
         ("groups: [a, b]", "1: groups: expected dict[str, float >= 0], found a list of 2"),
+        ("groups: [a]", "1: groups: expected dict[str, float >= 0], found a list of 1"),
         ("groups: a", "1: groups: expected dict[str, float >= 0], found 'a'"),
         ("groups: {[a]: 1}", "1: groups: expected texts as keys, found a list of 1"),
         ("names: {a: b}", "1: names[a]: expected list[str], found 'b'"),

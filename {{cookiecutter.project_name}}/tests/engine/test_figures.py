@@ -61,6 +61,12 @@ def test_mistakes_with_images_are_a_picture_of_them() -> None:
     assert colors(page["mistakes"]) & set(reds) == {reds[2], reds[4], reds[5]}
 
 
+def test_a_class_that_occurs_nowhere_has_a_row_and_a_column(spied: "type[Spied]") -> None:
+    figures.choices(output(SCORES[:2], TARGET[:2]), [*NAMES, "eel"], str)
+    cells = [text[0] for text in spied.texts[-16:]]
+    assert cells == [*"1000", *"0100", *"0000", *"0000"]
+
+
 def test_no_mistake_is_said_in_words() -> None:
     page = figures.choices(output(target=SCORES.argmax(1)), NAMES, lambda place: pytest.fail())
     assert page["mistakes"] == "0 of 6 samples are wrong"

@@ -19,7 +19,10 @@ from {{ cookiecutter.__package_name }}.engine.loader import (
     LoaderConfig,
     LoaderError,
     Seeded,
+    WorkerError,
 )
+
+FORKED = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are not forked")
 
 
 class Numbers(Dataset[Any]):
@@ -345,6 +348,60 @@ def test_a_sample_that_is_repeated_gets_other_random_numbers_each_time() -> None
     assert len({number for _, number in alone}) == 10
     assert load(workers=2) == alone
     assert load(workers=0, start=1) == alone[4:]
+
+
+@FORKED
+@pytest.mark.parametrize("batch", ["tensor", "inside"])
+def test_memory_that_workers_do_not_get_is_an_error_of_one_line_and_no_wait(
+    batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: torch.Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space")
+
+    def collate(samples: list[Any]) -> Any:
+        numbers = torch.cat([inputs for inputs, _ in samples])
+        return {"inside": [(numbers,)]} if batch == "inside" else numbers
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
+    loader = Loader(Numbers(4), LoaderConfig(num_workers=1), collate=collate)
+    with pytest.raises(WorkerError) as caught:
+        next(loader.steps_of_epoch())
+    text = str(caught.value)
+    assert text.startswith("loader.num_workers: unable to allocate shared memory(shm) for file ")
+    assert "\n" not in text
+    assert text.endswith("; 0 loads in the training process")
+    assert caught.value.exit_code == 1
+
+
+@FORKED
+def test_a_system_without_what_workers_share_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock._make_name", fail)
+    loader = Loader(Numbers(4), LoaderConfig(num_workers=1))
+    with pytest.raises(WorkerError, match=r"loader\.num_workers: \[Errno 30\] Read-only file"):
+        next(loader.steps_of_epoch())
+
+
+@FORKED
+def test_a_worker_that_dies_is_an_error_of_one_line() -> None:
+    class Deadly(Numbers):
+        def __getitem__(self, index: int) -> int:
+            os._exit(7)
+
+    loader = Loader(Deadly(4), LoaderConfig(num_workers=1))
+    with pytest.raises(WorkerError, match=r"DataLoader worker \(pid\(s\) \d+\) exited unexpect"):
+        next(loader.steps_of_epoch())
+
+
+@FORKED
+def test_a_batch_that_cannot_be_sent_is_an_error_and_no_wait() -> None:
+    loader = Loader(Numbers(4), LoaderConfig(num_workers=1), collate=lambda _: lambda: 0)
+    with pytest.raises(Exception, match=r"(?i)pickle"):
+        next(loader.steps_of_epoch())
 
 
 @pytest.mark.parametrize("workers", [0, 1])

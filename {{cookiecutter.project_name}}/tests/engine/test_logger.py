@@ -196,6 +196,14 @@ def test_a_log_can_go_back_to_its_beginning(tmp_path: Path, logger: Logger) -> N
     assert scalars(tmp_path, "loss/train") == [(9, 9.0)]
 
 
+def test_the_name_of_an_event_file_does_not_have_the_name_of_the_computer(
+    tmp_path: Path, logger: Logger
+) -> None:
+    logger.log(record(1, loss=1.0))
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    assert re.fullmatch(r"events\.out\.tfevents\.\d+\.run\.\d+\.\d+", path.name)
+
+
 def test_a_state_is_taken_when_tensorboard_has_written_all_of_it(
     logger: Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

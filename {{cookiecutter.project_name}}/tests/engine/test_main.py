@@ -70,6 +70,16 @@ def test_train_help_prints_the_options_in_the_default_config(
     assert command("train", "--help")[0] == 0
 
 
+def test_help_says_what_each_word_is(command: Command) -> None:
+    usage = " ".join(command("train", "--help")[1].partition("\n\n")[0].split())
+    for words in ("[--run NAME]", "[--resume RUN]", "[--init-from RUN]", "[--partial]"):
+        assert words in usage
+    assert "[CONFIG, section.key=value ...]" in usage
+    for name in ("evaluate", "predict", "reproduce"):
+        usage = " ".join(command(name, "--help")[1].partition("\n\n")[0].split())
+        assert " RUN" in usage and "[--source {run,today}]" in usage
+
+
 def test_help_shows_the_name_under_which_it_was_called(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

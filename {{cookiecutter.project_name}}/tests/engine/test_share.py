@@ -33,6 +33,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "workers": (("loader.num_workers=2", "loader.batch_size=3"), {"samples": 7}),
     "balanced": (("loader.limit=43",), {"dropout": 0.5, "is_balanced": True}),
     "norm": (("optim.scheduler=linear",), {"has_batch_norm": True, "samples": 41}),
+    "eight": (("trainer.micro_batches=8", "loader.batch_size=16"), {"dropout": 0.5}),
     "average": (
         ("optim.ema=0.9", "trainer.eval_every=4", "trainer.keep=2", "trainer.max_grad_norm=.inf"),
         {"dropout": 0.5},

@@ -12,8 +12,11 @@ state has to be saved for it. A batch is always one of all processes together: i
 of almost equal size, and each process loads its own shards only.
 """
 
+import io
 import math
+import multiprocessing
 import os
+import pickle
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +49,12 @@ class LoaderError(ValueError):
     """A dataset that batches cannot be made of."""
 
     exit_code = 2
+
+
+class WorkerError(RuntimeError):
+    """Worker processes cannot start, or do not get the memory that they share batches in."""
+
+    exit_code = 1
 
 
 class MicroBatch(NamedTuple):
@@ -167,7 +176,7 @@ class Loader:
             self.plan += [part or batch[:1] for part in parts]
             sizes_of_steps.append(([len(part) for part in parts], len(batch)))
         has_workers = self.loader.num_workers > 0
-        batches = iter(self.loader) if has_workers else map(self.load, self.plan)
+        batches = self.load_in_workers() if has_workers else map(self.load, self.plan)
         for sizes, size in sizes_of_steps:
             yield Step([MicroBatch(next(batches), part) for part in sizes], size)
 
@@ -189,6 +198,24 @@ class Loader:
             return self.collate([self.dataset[index] for index in indices])
         finally:
             torch.set_num_threads(threads)
+
+    def load_in_workers(self) -> Iterator[Any]:
+        """Load the batches of the plan in worker processes.
+
+        Raises WorkerError for what is wrong with the workers; an error of the dataset stays itself.
+        """
+        try:
+            multiprocessing.Lock()  # fails where it can, before there are parts of workers
+            yield from self.loader
+        except (OSError, RuntimeError) as error:
+            text = str(error).strip()
+            if "in DataLoader worker process" in text and "/torch_" not in text:
+                raise
+            reason = text.rpartition("RuntimeError: ")[2]
+            raise WorkerError(
+                f"loader.num_workers: {reason}; workers need shared memory, such as that of "
+                "docker run --shm-size=2g; 0 loads in the training process"
+            ) from error
 
     def order(self, epoch: int) -> list[Any]:
         """What the dataset is asked for in an epoch: indices, or the keys of a Seeded dataset."""
@@ -259,7 +286,23 @@ class _CollateUnlessCollated:
     collate: Collate
 
     def __call__(self, samples: Any) -> Any:
-        return self.collate(samples) if isinstance(samples, list) else samples
+        batch = self.collate(samples) if isinstance(samples, list) else samples
+        if torch.utils.data.get_worker_info():
+            # Here, what fails is an error. Where the worker sends a batch, torch would print it,
+            # send nothing, and have training wait for ever.
+            _Sharing(io.BytesIO()).dump(batch)
+        return batch
+
+
+class _Sharing(pickle.Pickler):
+    """Moves the tensors of a batch to shared memory, and finds out whether it can be sent."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return NotImplemented
+        if value.layout == torch.strided:
+            value.share_memory_()  # type: ignore[no-untyped-call]
+        return int, ()  # what is pickled here is sent nowhere
 
 
 def _check(dataset: Any, groups: Any) -> None:
