@@ -1,7 +1,10 @@
 """Run a finished run again in a new folder, compare bit for bit, and say what differs and why."""
 
+import gc
 import shlex
+from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engine import checkpoint, record
+from .engine import checkpoint, distributed, record
 from .engine.logger import read_log
 from .engine.record import Facts
+from .engine.trainer import Stopped
 from .train import PACKAGE, Run, load_config
 
 ABOUT_THE_CALL = {"began", "command", "config", "git_commit", "git_dirty"}
@@ -33,6 +37,7 @@ CAUSES = (
     "python",
 )
 """what may explain a difference, the likeliest first"""
+MOST_REPEATED = 1000  # steps that are made twice after a difference
 
 
 def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool = False) -> Facts:
@@ -65,11 +70,21 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
     if differing.keys() & {"python", *before["packages"], *manifest["packages"]}:
         run.logger.info(environment_commands(folder, before["python"], before["packages"]))
     check_surroundings(folder, before, differing, force)
-    # However fast this machine is, time is up after the same step.
+    again = execute(run, manifest, last_step)
+    if not run.is_main:
+        return {}
+    found = verdict(folder, again, differing)
+    del run  # and the memory that its model takes
+    if not found["identical"] and distributed.world_size() == 1:
+        found |= repeat(folder, root, found)
+    return found
+
+
+def execute(run: Run, manifest: Facts, last_step: int) -> Path:
+    """Run a run whose time is up after the same step, however fast this machine is."""
     run.trainer.is_time_up = lambda: run.trainer.step == last_step
     run.start(manifest)
-    again = run.execute()
-    return verdict(folder, again, differing) if run.is_main else {}
+    return run.execute()
 
 
 def last_step_of(folder: Path) -> Any:
@@ -198,6 +213,87 @@ def compare_checkpoints(folder: Path, again: Path) -> Facts:
             break
         found["equal_until"] = step
     return found
+
+
+def repeat(folder: Path, root: Path, found: Facts) -> Facts:
+    """Whether the same code gives the same bits twice, here and now.
+
+    The steps from the last checkpoint that both runs have, up to the first difference that is
+    known, are made twice. `repeats` is true if they come out the same: then the code that runs here
+    has not caused the difference. If not, `first_step` is the first step that came out differently,
+    and `first_parameter` says where.
+    """
+    start = found["equal_until"]
+    known = [found["first_step"]]
+    if found["first_parameter"]:
+        known.append(found["first_parameter"]["step"])
+    later = [step for step in known if step is not None and step > start]
+    end = int(min([*later, start + MOST_REPEATED]))
+    gc.collect()  # the run that was made again
+    part = RunPart(folder, root, start)
+    part.run.logger.info(f"making steps {start + 1} to {end} twice, to see whether they differ")
+    digests: dict[int, str] = {}
+
+    def note(step: int) -> bool:
+        digests[step] = part.digest
+        return step == end
+
+    def is_different(step: int) -> bool:
+        return step == end or part.digest != digests.get(step)
+
+    part.train(note)
+    if not digests:  # the runs differ in what comes after the last step
+        return {}
+    step = part.train(is_different)
+    if part.digest == digests.get(step):
+        return {"repeats": True}
+    weights = deepcopy(part.run.model.state_dict())
+    part.train(lambda number: number == step)
+    parameter = first_difference(part.run.model.state_dict(), weights)
+    where = {"step": step, **parameter} if parameter else None
+    return {"repeats": False, "first_step": step, "first_parameter": where}
+
+
+class RunPart:
+    """Trains from the state at some step of a run, as often as it is asked to. Writes nothing.
+
+    Args:
+        folder: the run.
+        root: the folder that relative paths in its config start from.
+        start: the step of one of its checkpoints; 0: its beginning.
+    """
+
+    def __init__(self, folder: Path, root: Path, start: int) -> None:
+        settings = load_config(folder / "config.yaml")
+        parent = record.read(folder / "manifest.json", "parent")["parent"]
+        state = checkpoint.load(checkpoints(folder)[start]) if start else {}
+        self.run = Run(settings, root, state.get("task"), beside=folder)
+        if parent and not start:
+            self.run.init_from(root / parent, partial=True)
+        parts = {name: part.state_dict() for name, part in self.run.parts.items()}
+        self.state: Facts = state or deepcopy(parts)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the weights."""
+        return record.digest(self.run.model.state_dict())
+
+    def train(self, is_last: Callable[[int], bool]) -> int:
+        """Train up to the step of which `is_last` says so, and return its number."""
+        trainer: Any = self.run.trainer
+        checkpoint.restore(deepcopy(self.state), self.run.parts)
+        answers: dict[int, bool] = {trainer.step: False}
+
+        def stop() -> bool:  # is asked in evaluations, too
+            if trainer.step not in answers:
+                answers[trainer.step] = is_last(trainer.step)
+            return answers[trainer.step]
+
+        trainer.stop = stop
+        trainer.log = trainer.save = lambda *_: None
+        with suppress(Stopped):
+            trainer.fit(self.run.loaders["train"], self.run.loaders["val"])
+        return int(trainer.step)
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:

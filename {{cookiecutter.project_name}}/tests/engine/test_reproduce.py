@@ -1,5 +1,6 @@
 """A run that is run again gets the same bits, or the first difference and its likely cause."""
 
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.logger import Logger
 from {{ cookiecutter.__package_name }}.engine.trainer import Step, Trainer
 from {{ cookiecutter.__package_name }}.reproduce import (
+    RunPart,
     differences,
     distance,
     environment_commands,
@@ -285,6 +287,83 @@ def test_the_checkpoints_of_two_runs_tell_where_they_part(train: Train, command:
         (folder / name).write_bytes(b"damaged")
     verdict, _ = reproduce(command, run, code=3)
     assert (verdict["equal_until"], verdict["first_parameter"]) == (0, expected)
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, at: int, by: Iterator[float]) -> None:
+    """Have each run change a weight after this step, by another number each time."""
+    update = Trainer.update
+
+    def disturbed(trainer: Trainer, *arguments: Any) -> None:
+        update(trainer, *arguments)
+        if trainer.step + 1 == at:
+            dict(trainer.model.named_parameters())["3.bias"].data[1] += next(by)
+
+    monkeypatch.setattr(Trainer, "update", disturbed)
+
+
+@pytest.mark.parametrize(("at", "start"), [(1, 0), (3, 0), (9, 8), (11, 8), (12, 8)])
+def test_of_code_that_is_not_the_same_twice_the_first_step_is_named(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, at: int, start: int
+) -> None:
+    disturb(monkeypatch, at, (0.125 * number for number in itertools.count()))
+    run = train(*BASE, "trainer.eval_every=4")
+    verdict, err = reproduce(command, run, code=3)
+    assert f"making steps {start + 1} to " in err
+    assert (verdict["repeats"], verdict["first_step"]) == (False, at)
+    found = verdict["first_parameter"]
+    assert (found["step"], found["name"]) == (at, "3.bias")
+    one, other = map(float, found["value"].split(" -> "))
+    assert one - other == pytest.approx(0.125)  # the first time, and then the second
+
+
+def test_code_that_is_the_same_twice_has_not_caused_the_difference(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(*BASE)
+    disturb(monkeypatch, 10, itertools.repeat(0.5))
+    verdict, err = reproduce(command, run, code=3)
+    assert "making steps 9 to 12 twice, to see whether they differ" in err
+    assert verdict["repeats"] is True
+    assert (verdict["first_step"], verdict["equal_until"]) == (12, 8)
+    assert verdict["first_parameter"]["step"] == 12
+
+
+def test_what_comes_after_the_last_step_is_not_repeated(train: Train, command: Command) -> None:
+    run = train(*BASE)
+    rewrite(run / "result.json", digest="0" * 64)
+    verdict, _ = reproduce(command, run, code=3)
+    assert verdict["equal_until"] == 12
+    assert "repeats" not in verdict
+
+
+def test_no_more_than_a_thousand_steps_are_repeated(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "a_name_of_fifty_characters_0123456789_0123456789_x.reproduce.MOST_REPEATED", 2
+    )
+    disturb(monkeypatch, 11, (0.125 * number for number in itertools.count()))
+    verdict, err = reproduce(command, train(*BASE), code=3)
+    assert "making steps 9 to 10 twice" in err
+    assert verdict["repeats"] is True
+
+
+@pytest.mark.parametrize("start", [0, 4, 8])
+def test_a_part_of_a_run_ends_as_often_as_it_is_made_as_the_run_did(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: int
+) -> None:
+    monkeypatch.setattr(TinyTask, "is_noisy", True)
+    parent = train("trainer.epochs=1", "seed=5")
+    options = ("optim.scheduler=plateau", "optim.patience=0", "optim.ema=0.9", "trainer.keep=3")
+    run = train("--init-from", str(parent), *BASE, *options)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    part = RunPart(run, Path(), start)
+    for _ in range(2):
+        assert part.train(lambda step: step == 11) == 11
+        assert part.train(lambda step: False) == 12
+        assert part.digest == record.read(run / "result.json")["digest"]
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ On Windows and macOS workers are spawned, from Python 3.14 on Linux has a fork s
 drives, no `fcntl` and no process groups, and refuses to replace a file that a scanner reads.
 """
 
+import builtins
+import errno
+import io
 import multiprocessing
 import os
 import sys
@@ -116,6 +119,48 @@ def test_files_that_cannot_be_replaced_at_once_are_replaced_later(
     assert_same_run(run, expected)
     names = {Path(path).name for path in refused}
     assert names >= {"config.yaml", "manifest.json", "last.pt", "best.pt", "result.json"}
+
+
+def make_read_only(folder: Path, monkeypatch: Patch) -> None:
+    """Refuse whatever would change something in a folder, as a read-only file system does."""
+
+    def is_in(path: Any) -> bool:
+        return isinstance(path, str | Path) and Path(path).absolute().is_relative_to(folder)
+
+    def refuse(owner: Any, name: str, changes: Callable[..., bool]) -> None:
+        original = getattr(owner, name)
+
+        def checked(*arguments: Any, **options: Any) -> Any:
+            if is_in(arguments[0]) and changes(*arguments, **options):
+                raise OSError(errno.EROFS, "Read-only file system", str(arguments[0]))
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, checked)
+
+    for owner in (builtins, io):
+        refuse(owner, "open", lambda _, mode="r", *__, **___: set(mode) & set("wax+") != set())
+    for name in ("mkdir", "rename", "replace", "rmdir", "symlink", "truncate", "unlink", "utime"):
+        refuse(os, name, lambda *_, **__: True)
+
+
+def test_a_run_in_a_tree_that_is_read_only_is_evaluated_and_listed(
+    train: Train, command: Command, empty_config: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    run = train("trainer.epochs=1")
+    stopped = train("trainer.epochs=1")
+    (stopped / "result.json").unlink()
+    metrics = command("evaluate", str(run))
+    example = TinyTask(None, None, tmp_path).example()
+    make_read_only(tmp_path, monkeypatch)
+    assert metrics[0] == 0 and command("evaluate", str(run)) == metrics
+    assert command("predict", str(run), example)[0] == 0
+    assert command("runs", str(run.parent))[0] == 0
+    new = ["train", str(empty_config), "output_dir={tmp}/runs", "trainer.epochs=1"]
+    for words in (new, [*new, "--run", "one"], ["train", "--resume", str(stopped)]):
+        code, out, err = command(*words)
+        *_, last = err.splitlines()
+        assert (code, out) == (2, "")
+        assert last.startswith("error: ") and "Read-only file system" in last
 
 
 def test_line_ends_of_windows_in_a_config_change_nothing(tmp_path: Path) -> None:
