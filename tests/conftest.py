@@ -38,6 +38,22 @@ def of_task(task: str, name: str) -> str:
     return f"{{% if cookiecutter.task == '{task}' %}}{name}{{% endif %}}"
 
 
+# The tests that take longest come first, so that none is left when all others are done.
+LONGEST = (
+    "test_the_tests_of_the_engine_pass[gan]",
+    "test_the_tests_of_a_generated_project_pass[text]",
+    "test_a_project_needs_only_what_it_declares",
+    "test_a_run_that_is_killed_at_any_moment_ends_like_one_that_is_not[options1-20]",
+    "test_a_run_that_is_killed_at_any_moment_ends_like_one_that_is_not[options0-30]",
+    "test_a_project_works_with_the_oldest_versions_that_it_allows",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.name, len(places)))
+
+
 @dataclass(frozen=True)
 class Cookiecutter:
     """Its command line, with a home of its own so that no settings or old answers leak in."""

@@ -57,7 +57,11 @@ def put(name: str, project: Path) -> set[str]:
     return changed
 
 
-@pytest.fixture(scope="module", params=[*TASKS[1:], *NAMES])
+# One process of xdist does what there is to do with a task, and trains it once.
+EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (*TASKS[1:], *NAMES)]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def name(request: pytest.FixtureRequest) -> str:
     """A task: the default one is tested elsewhere, in all these ways and more."""
     return str(request.param)
