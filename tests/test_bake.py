@@ -164,6 +164,28 @@ def test_every_choice_gives_a_whole_project(
         assert f" {HOSTILE['author']}\n" in text
         assert TITLES[chosen["license"]] in text.strip().splitlines()[0]
         assert text == text.strip("\n") + "\n"
+        appendix = "   APPENDIX: How to apply the Apache License to your work.\n"
+        is_apache = chosen["license"] == "Apache-2.0"
+        assert (appendix in text) is is_apache
+        assert text.startswith(33 * " " + "Apache License\n") is is_apache
+
+
+def test_the_words_come_with_the_notice_that_their_license_asks_for(default_bake: Path) -> None:
+    text = " ".join((default_bake / "data" / "README.md").read_text("utf-8").split())
+    for part in ("Copyright (c) 2016 C.J. Hutto", "Permission is hereby granted, free of charge"):
+        assert part in text
+    assert "this permission notice shall be included in all copies" in text
+
+
+def test_a_license_of_before_is_said_to_be_left(cookiecutter: Cookiecutter) -> None:
+    again = ("--no-input", "-f", TEMPLATE, "license=none")
+    assert "LICENSE" not in cookiecutter.run(*again).stdout
+    project = cookiecutter.bake({"license": "MIT"}, "-f")
+    before = (project / "LICENSE").read_bytes()
+    assert "LICENSE is from before: delete it if" in cookiecutter.run(*again).stdout
+    assert (project / "LICENSE").read_bytes() == before
+    assert "license" not in pyproject(project)["project"]
+    assert "LICENSE" not in cookiecutter.run("--no-input", "-f", TEMPLATE, "license=MIT").stdout
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
