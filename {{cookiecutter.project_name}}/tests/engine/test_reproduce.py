@@ -14,6 +14,7 @@ import torch
 from conftest import Command, assert_same_run, read_log
 from tiny import TinyTask
 
+from {{ cookiecutter.__package_name }} import reproduce as reproduction
 from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.logger import Logger
 from {{ cookiecutter.__package_name }}.engine.trainer import Step, Trainer
@@ -339,9 +340,7 @@ def test_what_comes_after_the_last_step_is_not_repeated(train: Train, command: C
 def test_no_more_than_a_thousand_steps_are_repeated(
     train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "a_name_of_fifty_characters_0123456789_0123456789_x.reproduce.MOST_REPEATED", 2
-    )
+    monkeypatch.setattr(reproduction, "MOST_REPEATED", 2)
     disturb(monkeypatch, 11, (0.125 * number for number in itertools.count()))
     verdict, err = reproduce(command, train(*BASE), code=3)
     assert "making steps 9 to 10 twice" in err
