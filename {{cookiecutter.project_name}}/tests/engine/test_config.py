@@ -198,6 +198,19 @@ def test_a_bomb_is_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
     assert time.process_time() - start < 20  # it would be hours, or all memory
 
 
+@pytest.mark.parametrize("text", ["x" * 100_000, "\u20ac" * 34_000, '"\x01' * 20_000])
+def test_options_that_no_config_file_can_hold_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"command line: these options take more than the 100 kB"):
+        load(Example(), None, [f"name={text}"])
+    path = tmp_path / "config.yaml"
+    path.write_text("count: 4\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.yaml: these options take more than"):
+        load(Example(), path, [f"name={text}"])
+    half = load(Example(), None, [f"name={text[:5000]}"])
+    path.write_text(dump(half), encoding="utf-8")
+    assert load(Example(), path) == half
+
+
 def test_an_error_of_post_init_names_the_key_and_where_it_was_set(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Part:

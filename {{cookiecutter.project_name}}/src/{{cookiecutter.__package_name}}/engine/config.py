@@ -141,7 +141,11 @@ def load(
         if not is_section:  # the options in a section have entries of their own
             position = f"{where}: {key}".removesuffix(": ")
             values[key] = _convert(node, kinds[key], position)
-    return cast(T, _fill(default, "", values, places))
+    loaded = cast(T, _fill(default, "", values, places))
+    if len(dump(loaded).encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        origin = source if path is None else str(path)
+        raise ConfigError(f"{origin}: these options take more than the 100 kB of a config file")
+    return loaded
 
 
 def dump(config: Any, comments: bool = False, indent: str = "") -> str:
