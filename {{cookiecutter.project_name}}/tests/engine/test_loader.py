@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from {{ cookiecutter.__package_name }}.engine import loader as loader_module
 from {{ cookiecutter.__package_name }}.engine.loader import (
     Loader,
     LoaderConfig,
@@ -384,6 +386,27 @@ def test_a_system_without_what_workers_share_is_an_error_of_one_line(
     loader = Loader(Numbers(4), LoaderConfig(num_workers=1))
     with pytest.raises(WorkerError, match=r"loader\.num_workers: \[Errno 30\] Read-only file"):
         next(loader.steps_of_epoch())
+
+
+def test_threads_of_a_process_group_get_time_before_workers_are_forked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(loader_module, "time", SimpleNamespace(sleep=waited.append))
+    found = []
+    for version in ((3, 11), (3, 12)):
+        monkeypatch.setattr(loader_module, "sys", SimpleNamespace(version_info=version))
+        for has_group in (False, True):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("torch.distributed.is_initialized", lambda: has_group)  # noqa: B023
+                loader_module._wait_for_threads()
+            found.append(len(waited))
+    assert found == [0, 1, 1, 1]
+    monkeypatch.setattr(loader_module, "_wait_for_threads", lambda: waited.append(2.0))
+    loader = Loader(Numbers(2), LoaderConfig(num_workers=1))
+    for epoch in (0, 1):
+        list(loader.steps_of_epoch(epoch))
+    assert waited == [0.1, 2.0]  # once, since the workers live on
 
 
 @FORKED

@@ -18,6 +18,8 @@ import multiprocessing
 import os
 import pickle
 import random
+import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
+
+SECONDS_BEFORE_FORK = 0.1
 
 Collate = Callable[[list[Any]], Any]
 """Makes a batch of a list of samples."""
@@ -144,6 +148,7 @@ class Loader:
         self.collate = _CollateUnlessCollated(collate or default_collate)
         # The indices of each batch. The DataLoader has this very list, which each epoch refills.
         self.plan: list[list[Any]] = []
+        self.has_workers = False  # they start when they are needed, and live on
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.plan,
@@ -175,8 +180,8 @@ class Loader:
             parts = [_shard(batch, number, shards) for number in mine]
             self.plan += [part or batch[:1] for part in parts]
             sizes_of_steps.append(([len(part) for part in parts], len(batch)))
-        has_workers = self.loader.num_workers > 0
-        batches = self.load_in_workers() if has_workers else map(self.load, self.plan)
+        uses_workers = self.loader.num_workers > 0
+        batches = self.load_in_workers() if uses_workers else map(self.load, self.plan)
         for sizes, size in sizes_of_steps:
             yield Step([MicroBatch(next(batches), part) for part in sizes], size)
 
@@ -204,6 +209,9 @@ class Loader:
 
         Raises WorkerError for what is wrong with the workers; an error of the dataset stays itself.
         """
+        if not self.has_workers:
+            _wait_for_threads()
+            self.has_workers = True
         try:
             multiprocessing.Lock()  # fails where it can, before there are parts of workers
             yield from self.loader
@@ -331,6 +339,16 @@ def _shard(batch: list[Any], number: int, shards: int) -> list[Any]:
     first = len(batch) * number // shards
     end = len(batch) * (number + 1) // shards
     return batch[first:end]
+
+
+def _wait_for_threads() -> None:
+    """Let the threads of a process group finish what they do, before workers are forked.
+
+    They free tensors of Python a moment after a sum over processes is there. A process that Python
+    before 3.12 forks in that moment waits for ever.
+    """
+    if sys.version_info < (3, 12) and torch.distributed.is_initialized():
+        time.sleep(SECONDS_BEFORE_FORK)
 
 
 def _leave_process_group(_: int) -> None:
