@@ -219,9 +219,9 @@ def repeat(folder: Path, root: Path, found: Facts) -> Facts:
     """Whether the same code gives the same bits twice, here and now.
 
     The steps from the last checkpoint that both runs have, up to the first difference that is
-    known, are made twice. `repeats` is true if they come out the same: then the code that runs here
-    has not caused the difference. If not, `first_step` is the first step that came out differently,
-    and `first_parameter` says where.
+    known, are made twice. `repeats` is true if they come out the same: then something has changed
+    since the run. If not, `first_step` is the first step that came out differently, and
+    `first_parameter` says where.
     """
     start = found["equal_until"]
     known = [found["first_step"]]

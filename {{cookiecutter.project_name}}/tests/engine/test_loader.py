@@ -376,6 +376,18 @@ def test_memory_that_workers_do_not_get_is_an_error_of_one_line_and_no_wait(
 
 
 @FORKED
+def test_an_error_of_a_dataset_stays_itself_wherever_its_code_is() -> None:
+    class Broken(Numbers):
+        def __getitem__(self, index: int) -> Any:
+            raise RuntimeError("in /home/me/torch_project/data.py")
+
+    loader = Loader(Broken(4), LoaderConfig(num_workers=1))
+    with pytest.raises(RuntimeError, match="torch_project") as caught:
+        next(loader.steps_of_epoch())
+    assert not isinstance(caught.value, WorkerError)
+
+
+@FORKED
 def test_a_system_without_what_workers_share_is_an_error_of_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

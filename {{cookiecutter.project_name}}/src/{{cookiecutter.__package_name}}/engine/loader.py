@@ -217,7 +217,7 @@ class Loader:
             yield from self.loader
         except (OSError, RuntimeError) as error:
             text = str(error).strip()
-            if "in DataLoader worker process" in text and "/torch_" not in text:
+            if "in DataLoader worker process" in text and "file </torch_" not in text:
                 raise
             reason = text.rpartition("RuntimeError: ")[2]
             raise WorkerError(
