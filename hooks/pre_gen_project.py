@@ -73,7 +73,8 @@ OWN = """
     processes test_architecture test_checkpoint test_config test_damage test_data test_distributed
     tiny test_evaluate test_figures test_loader test_logger test_main test_measure test_metrics
     test_model test_named_run test_optim test_record test_reproduce test_resume test_runs test_share
-    test_source test_split test_systems test_table test_task test_train test_trainer
+    test_source test_split test_systems test_table test_task test_trace test_train
+    test_trainer
 """
 WINDOWS = r"con|prn|aux|nul|(com|lpt)[0-9]"
 EMAIL = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"

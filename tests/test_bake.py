@@ -59,7 +59,7 @@ MODULES = """
     __init__ __main__ data evaluate metrics model reproduce resume runs task train
     engine/__init__ engine/checkpoint engine/config engine/distributed engine/figures
     engine/loader engine/logger engine/measure engine/optim engine/record engine/sharding
-    engine/share engine/split engine/table engine/task engine/trainer
+    engine/share engine/split engine/table engine/task engine/trace engine/trainer
 """
 TESTS = """
     test_data test_metrics test_model test_task
@@ -68,7 +68,8 @@ TESTS = """
     engine/test_figures engine/test_loader engine/test_logger engine/test_main engine/test_measure
     engine/test_named_run engine/test_optim engine/test_record engine/test_reproduce
     engine/test_resume engine/test_runs engine/test_share engine/test_source engine/test_split
-    engine/test_systems engine/test_table engine/test_train engine/test_trainer engine/tiny
+    engine/test_systems engine/test_table engine/test_trace engine/test_train
+    engine/test_trainer engine/tiny
 """
 
 

@@ -235,6 +235,8 @@ def run_train(options: argparse.Namespace) -> None:
         root = root_of(options.resume)
         show(str(resume(options.resume, words, root, options.verify_data)))
         return
+    if config:
+        check_config(config)
     start = {name: getattr(options, name) for name in ("init_from", "partial", "verify_data")}
     try:
         show(str(start_run(options.name, config, words, **start)))
@@ -243,6 +245,14 @@ def run_train(options: argparse.Namespace) -> None:
             raise
         hint = "run train in the folder of the project, or give the path of its data"
         raise CommandError(f"{error}; {hint}") from None
+
+
+def check_config(path: Path) -> None:
+    """Refuse a config file that is missing, before torch is imported, which takes a second."""
+    try:
+        path.stat()
+    except OSError as error:
+        raise CommandError(f"{path}: expected a config file, found: {error.strerror}") from None
 
 
 def start_run(name: str | None, config: Path | None, words: list[str], **start: Any) -> Path:

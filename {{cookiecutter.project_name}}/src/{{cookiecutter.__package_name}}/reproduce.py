@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engine import checkpoint, distributed, record
+from .engine import checkpoint, distributed, record, trace
 from .engine.logger import read_log
 from .engine.record import Facts
 from .engine.trainer import Stopped
-from .train import PACKAGE, Run, load_config
+from .train import PACKAGE, TRACE, Run, load_config
 
 ABOUT_THE_CALL = {"began", "command", "config", "git_commit", "git_dirty"}
 """what a manifest holds that no bit of a run depends on"""
@@ -53,6 +53,8 @@ def reproduce(folder: Path, root: Path, force: bool = False, verify_data: bool =
     before = record.read(folder / "manifest.json", *keys)
     # Damage shows now, and not after the run.
     read_log(folder / "metrics.jsonl")
+    if (folder / TRACE).exists():
+        trace.check(folder / TRACE)
     last_step = last_step_of(folder)
     # The config of a run may have options that other code does not know, so this comes first.
     source = {"source": record.fingerprint(PACKAGE, pattern="*.py")}
@@ -140,7 +142,7 @@ def verdict(folder: Path, again: Path, differing: dict[str, str]) -> Facts:
 
     `first_step` is the step of the first line of the log that differs, `metrics` what differs in
     the last line, and `weights` the largest difference between weights at the end. For the rest
-    see `compare_checkpoints`.
+    see `compare_checkpoints`, and `compare_traces`, which knows the step better.
     """
     result = record.read(again / "result.json")
     logs = [read_log(run / "metrics.jsonl") for run in (folder, again)]
@@ -158,6 +160,7 @@ def verdict(folder: Path, again: Path, differing: dict[str, str]) -> Facts:
         "metrics": differences(*lines[-1]),
         "weights": distance(last_weights(folder), last_weights(again)),
         **compare_checkpoints(folder, again),
+        **compare_traces(folder, again),
         "likely_cause": next((key for key in CAUSES if key in differing), "none of these"),
     }
 
@@ -213,6 +216,15 @@ def compare_checkpoints(folder: Path, again: Path) -> Facts:
             break
         found["equal_until"] = step
     return found
+
+
+def compare_traces(folder: Path, again: Path) -> Facts:
+    """The very step in which two runs part, and the first parameter, if both runs have a trace."""
+    paths = [run / TRACE for run in (folder, again)]
+    if not all(path.exists() for path in paths):
+        return {}
+    found = trace.compare(*paths)
+    return {"first_step": found["step"], "first_parameter": found} if found else {}
 
 
 def repeat(folder: Path, root: Path, found: Facts) -> Facts:

@@ -10,6 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -33,6 +34,7 @@ from .engine.optim import (
 from .engine.record import Facts
 from .engine.share import Share
 from .engine.task import relative
+from .engine.trace import tracing
 from .engine.trainer import (
     Output,
     SetupError,
@@ -45,6 +47,7 @@ from .model import ModelConfig
 from .task import Task
 
 PACKAGE = Path(__file__).parent
+TRACE = "trace.jsonl"  # in the run folder, if the config wants it
 PAGE_SAMPLES = 1000  # that the task's page in TensorBoard is made of
 
 
@@ -190,6 +193,8 @@ class Run:
 
         if self.settings.optim.ema:
             raise SetupError("optim.ema: there is no moving average of a sharded model")
+        if self.settings.logger.trace:
+            raise SetupError("logger.trace: no process has the sums of a sharded model")
         sharding.shard_model(self.model)
         self.optimizer = build_optimizer(self.settings.optim, self.model)
         sharding.shard_optimizer(self.optimizer)
@@ -348,7 +353,7 @@ class Run:
             self.stop.deadline = time.monotonic() - self.logger.seconds + 60 * minutes
         result: Facts = {"status": "failed"}
         try:
-            with self.stop:
+            with self.stop, self.trace():
                 self.train_and_test(result)
         except Stopped:
             result["status"] = "stopped"
@@ -365,6 +370,12 @@ class Run:
         if self.stop.number:
             raise SystemExit(128 + self.stop.number)
         return self.folder
+
+    def trace(self) -> AbstractContextManager[None]:
+        """Notes each step in the run folder, if the config says so."""
+        if not self.settings.logger.trace or not self.is_main:
+            return nullcontext()
+        return tracing(self.folder / TRACE, self.model, self.optimizer, self.trainer)
 
     def train_and_test(self, result: Facts) -> None:
         """Train, and fill in status and digest of the result."""

@@ -101,6 +101,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert_equal(*states)
     assert read_log(one) == read_log(other)
     assert record.read(one / "result.json") == record.read(other / "result.json")
+    if (one / "trace.jsonl").exists():
+        assert (one / "trace.jsonl").read_bytes() == (other / "trace.jsonl").read_bytes()
 
 
 def assert_equal(one: Any, other: Any) -> None:

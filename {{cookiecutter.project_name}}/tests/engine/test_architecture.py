@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,6 +266,15 @@ def test_logger_alone(alone: Alone, tmp_path: Path) -> None:
     assert mine.state_dict()["bytes"] == len(line)
     assert json.loads(line)["loss"] == 0.5
     mine.close()
+
+
+def test_trace_alone(alone: Alone, tmp_path: Path) -> None:
+    trace = alone("trace")
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trace.tracing(tmp_path / "trace.jsonl", model, optimizer, SimpleNamespace(step=0)):
+        optimizer.step()
+    assert trace.compare(tmp_path / "trace.jsonl", tmp_path / "trace.jsonl") is None
 
 
 def test_figures_alone(alone: Alone) -> None:

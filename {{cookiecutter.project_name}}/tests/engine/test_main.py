@@ -29,8 +29,11 @@ def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "none"], ["runs"]])
-def test_help_and_missing_runs_answer_without_importing_torch(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["train", "--help"], ["train", "none.yaml"], ["evaluate", "none"], ["runs"]],
+)
+def test_help_and_missing_files_answer_without_importing_torch(words: list[str]) -> None:
     result = python("-X", "importtime", "-m", PACKAGE, *words)
     assert result.returncode in (0, 2)
     assert PACKAGE in result.stderr  # the times of imports are there to be searched

@@ -228,6 +228,7 @@ def resumes(run: Path) -> list[int]:
         ("step", 8, ("optim.ema=0.9", "trainer.eval_every=3", "trainer.keep=2")),
         ("save", 7, ("trainer.keep=3", "trainer.eval_every=2")),
         ("step", 9, ('optim.groups={"0.*": 0.1, "3.bias": 0}', "trainer.save_every=2")),
+        ("step", 11, ("logger.trace=true", "trainer.save_every=4")),
     ],
 )
 def test_continued_equals_uninterrupted(

@@ -23,7 +23,10 @@ BASE = (
 )
 # Of 45 samples the last step has 5, and of 41 one, which leaves nothing to three micro-batches.
 CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "dropout": (("optim.scheduler=cosine", "optim.warmup=3"), {"dropout": 0.5}),
+    "dropout": (
+        ("optim.scheduler=cosine", "optim.warmup=3", "logger.trace=true"),
+        {"dropout": 0.5},
+    ),
     "plateau": (
         ("optim.scheduler=plateau", "optim.patience=0", "trainer.max_grad_norm=0.1"),
         {"samples": 41},

@@ -54,6 +54,8 @@ class LoggerConfig:
 
     tensorboard: bool = True
     """write event files for TensorBoard"""
+    trace: bool = False
+    """note each step in trace.jsonl, so that `reproduce` names the one where two runs part"""
 
 
 class LogError(ValueError):
