@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from .engine import checkpoint, config, record
+from .engine import checkpoint, config, record, trace
 from .engine.record import Facts
 from .engine.task import relative
 from .engine.trainer import Trainer
-from .train import Config, Run, load_config, train
+from .train import TRACE, Config, Run, load_config, train
 
 CAN_CHANGE = ("device", "loader.num_workers")
 """options of which a run that continues can have another value"""
@@ -145,6 +145,8 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
         checkpoint.restore(state, run.parts)
     elif run.parent["parent"]:
         run.init_from(run.root / run.parent["parent"], partial=True)
+    if run.settings.logger.trace and (folder / TRACE).exists():
+        trace.check_until(folder / TRACE, run.trainer.step)
     return facts
 
 
@@ -173,15 +175,27 @@ def check_state(run: Run, state: Facts) -> None:
 
 def check_numbers(run: Run, trainer: Facts) -> None:
     """Refuse numbers of a trainer that are negative, or steps that are later than they can be."""
-    limits = dict.fromkeys(("samples", "units_seen", "lr"), math.inf)
+    limits: dict[str, float] = dict.fromkeys(("samples", "units_seen", "lr"), math.inf)
     limits["step"] = run.total_steps
+    last: float = trainer["step"]
     for name, value in trainer.items():
-        limit: Any = limits.get(
-            name, trainer["step"]
-        )  # the other numbers are, or count, earlier steps
-        if isinstance(value, int | float) and not 0 <= value <= limit:
-            found = f"expected 0 to {limit}, found {value}"
-            raise checkpoint.CheckpointError(f"{checkpoint.MISFIT}: trainer.{name}: {found}")
+        if isinstance(value, int | float):
+            # The other numbers are, or count, earlier steps.
+            check_number(name, value, limits.get(name, last))
+    for evaluation in trainer["ranking"]:
+        check_number("ranking.step", evaluation["step"], last)
+    best = trainer["best"]
+    if best:
+        check_number("best.step", best["step"], last)
+        check_number("best.at.step", best["at"]["step"], last)
+        check_number("best.at.epoch", best["at"]["epoch"], last)
+
+
+def check_number(name: str, value: float, limit: float) -> None:
+    """Refuse a number of a trainer that is negative, or larger than it can be."""
+    if not 0 <= value <= limit:
+        found = f"expected 0 to {limit}, found {value}"
+        raise checkpoint.CheckpointError(f"{checkpoint.MISFIT}: trainer.{name}: {found}")
 
 
 def moments_like(run: Run, moments: Any) -> dict[int, Facts]:

@@ -17,6 +17,7 @@ from {{ cookiecutter.__package_name }}.engine import checkpoint, record
 from {{ cookiecutter.__package_name }}.engine.trainer import Trainer
 
 GONE = object()  # in place of a value: the key is removed
+EVALUATION = {"value": 0.5, "step": 9}
 NAN = float("nan")
 STEPS = 6  # after which the run was stopped, of 12 in three epochs
 
@@ -103,6 +104,10 @@ def assert_refused(command: Command, run: Path, *words: str) -> str:
         ("trainer.logged_step", 7, "trainer.logged_step: expected 0 to 6, found 7"),
         ("trainer.samples", -1, "trainer.samples: expected 0 to inf, found -1"),
         ("trainer.lr", NAN, "trainer.lr: expected 0 to inf, found nan"),
+        ("trainer.best.step", 7, "trainer.best.step: expected 0 to 6, found 7"),
+        ("trainer.best.at.step", 10**30, "trainer.best.at.step: expected 0 to 6, found 1000"),
+        ("trainer.best.at.epoch", -1, "trainer.best.at.epoch: expected 0 to 6, found -1"),
+        ("trainer.ranking", [EVALUATION], "trainer.ranking.step: expected 0 to 6, found 9"),
         ("trainer.best", {"value": 0.5}, "trainer.best.step is missing"),
         ("trainer.ranking", [0.5], "trainer.ranking.0: expected dict, found 0.5"),
         ("trainer.sums", {"loss": "1"}, "trainer.sums.loss: expected float, found '1'"),
@@ -113,6 +118,7 @@ def assert_refused(command: Command, run: Path, *words: str) -> str:
         ("optimizer_state_dict.state.0.exp_avg", torch.zeros(3), "state.0.exp_avg: expected torch"),
         ("optimizer_state_dict.param_groups.0.lr", "1", "param_groups.0.lr: expected float"),
         ("optimizer_state_dict.param_groups.0.maximize", True, "maximize: expected bool, found Tr"),
+        ("optimizer_state_dict.param_groups.0.foreach", True, "foreach: expected NoneType, found"),
         ("optimizer_state_dict.param_groups", [], "optimizer_state_dict.param_groups.0 is missing"),
         ("model_state_dict", {"x": 1}, "model_state_dict: RuntimeError: "),
         ("logger", GONE, "logger is missing"),

@@ -269,9 +269,11 @@ def test_a_damaged_trace_is_one_line_for_resume_and_reproduce(
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"error: {path}:1: expected a step with gradients")
     (run / "result.json").unlink()
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     code, out, err = command("train", "--resume", str(run))
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"error: {path}:1: expected a step with gradients")
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
     path.unlink()
     path.mkdir()
     code, _, err = command("train", "--resume", str(run))

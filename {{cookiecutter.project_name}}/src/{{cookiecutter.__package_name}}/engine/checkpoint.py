@@ -36,6 +36,8 @@ DICT_TYPES = (dict, OrderedDict, Counter)
 PLACES = ("state_dict", "model")  # where files of weights have them, if not at the top
 PREFIXES = ("", "model.", "module.", "module.model.")  # of names, from what wrapped a model
 SHOWN_NAMES = 6  # of tensors that do not fit
+ANYTHING = object()
+"""in `check_like`: in place of what may be of any type"""
 MISFIT = "the checkpoint does not fit this model"
 
 State = dict[str, Any]
@@ -210,7 +212,7 @@ def restore(state: State, parts: State) -> None:
 
     Raises CheckpointError if an entry is missing or does not fit its part.
     """
-    check_like(state, dict.fromkeys(parts))
+    check_like(state, dict.fromkeys(parts, ANYTHING))
     for key, part in parts.items():
         try:
             part.load_state_dict(state[key])
@@ -222,13 +224,13 @@ def restore(state: State, parts: State) -> None:
 def check_like(state: Any, like: Any, name: str = "") -> None:
     """Check a state, before it is loaded, by another one that has the same names and types.
 
-    It may have more names than that one, and what is None or empty there may hold anything. Names
-    with an underscore may be missing: some are new in a version of torch. Shapes of tensors and
-    flags must be equal.
+    It may have more names than that one, and what is empty there, or ANYTHING, may hold anything.
+    Names with an underscore may be missing: some are new in a version of torch. Shapes of tensors,
+    flags and None must be equal.
 
     Raises CheckpointError with the name of what is missing or has another type.
     """
-    if like is None:
+    if like is ANYTHING:
         return
     kind: Any = float | int if isinstance(like, float) else type(like)
     shape = getattr(like, "shape", None)

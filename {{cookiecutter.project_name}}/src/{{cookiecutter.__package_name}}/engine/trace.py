@@ -92,6 +92,12 @@ def check(path: Path) -> None:
             _parse(line, path, number)
 
 
+def check_until(path: Path, step: int) -> None:
+    """Do the same for the lines up to a step, with which a run is to be continued."""
+    with _open(path, "rb") as file:
+        _end_of(file, step)
+
+
 def compare(path: Path, other: Path) -> Line | None:
     """The first step at which two traces differ; None if all steps that both have are equal.
 
