@@ -10,7 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -337,7 +337,8 @@ class Run:
         kept = {f"best-{entry['step']}.pt" for entry in self.trainer.ranking}
         for path in (*folder.glob("best-*.pt"), *folder.glob("*.tmp")):
             if path.name not in kept:
-                path.unlink()
+                with suppress(OSError):  # a folder, say, that something else has put there
+                    path.unlink()
 
     def execute(self) -> Path:
         """Train to the end, test the best weights, and leave result.json in the run folder.

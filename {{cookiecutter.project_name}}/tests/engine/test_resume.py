@@ -444,8 +444,11 @@ def test_what_a_kill_has_left_half_is_removed(train: Train, command: Command) ->
     run = train("optim.scheduler=constant", "trainer.epochs=1")
     half = run / "checkpoints" / "best-3.pt.tmp"
     half.touch()
+    folder = run / "checkpoints" / "best-4.pt"  # which no run has made
+    folder.mkdir()
     assert command("train", "--resume", str(run), "trainer.epochs=2")[0] == 0
     assert not half.exists()
+    assert folder.exists()
 
 
 def test_the_minutes_before_a_resume_count(train: Train, command: Command) -> None:

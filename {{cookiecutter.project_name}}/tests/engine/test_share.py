@@ -200,6 +200,32 @@ def test_gradients_are_added_in_a_binary_tree(gradients: list[float], expected: 
     assert gradient_of(gradients) == level[0].item() == expected
 
 
+class Switch(nn.Module):
+    """Uses one layer or another, as the input says, so that the other one gets no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(1, 1, bias=False)
+        self.other = nn.Linear(1, 1, bias=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        layer = self.one if value > 0 else self.other
+        result: Tensor = layer(value)
+        return result
+
+
+def test_a_layer_that_some_micro_batches_do_not_use_gets_the_gradients_of_the_others() -> None:
+    model = Switch()
+    share = Share(model, micro_batches=8)
+    for number, value in enumerate([1.0, 8.0, -2.0, -4.0, 1.0, 1.0, -1.0, -1.0]):
+        with share.turn(number, size=1):
+            share.model(torch.full((1, 1), value)).sum().backward()
+    assert model.one.weight.grad is not None
+    assert model.other.weight.grad is not None
+    assert model.one.weight.grad.item() == 11.0
+    assert model.other.weight.grad.item() == -8.0
+
+
 def test_a_step_that_was_interrupted_leaves_nothing_to_the_next_one() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
     share = Share(model, micro_batches=4)

@@ -201,6 +201,17 @@ def test_a_run_brings_its_project_along_where_there_is_no_other(
     assert command_line.root_of(mine / "runs" / "one") == tmp_path
 
 
+def test_a_project_whose_default_config_is_gone_does_not_train(
+    command: Command, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(command_line, "PROJECT", tmp_path)
+    monkeypatch.setattr(command_line, "DEFAULT", tmp_path / "default.yaml")
+    expected = f"error: {tmp_path / 'default.yaml'}: expected a config file, found: No such file"
+    code, out, err = command("train", "trainer.max_steps=1")
+    assert (code, out) == (2, "")
+    assert err.startswith(expected)
+
+
 def test_outside_a_project_train_takes_the_defaults_or_says_what_it_needs(
     command: Command, tmp_path: Path, monkeypatch: Patch
 ) -> None:
