@@ -332,3 +332,30 @@ def test_the_plot_has_a_point_for_each_sample_and_says_which_axis_is_which(
         assert figures.FONT_SIZE < x < left
     assert set(spied.anchors[:12:2]) == {"mt"} and set(spied.anchors[1:12:2]) == {"rm"}
     assert texts[:12:2] == ["0", "0.05", "0.1", "0.15", "0.2", "0.25"]
+
+
+def gaps_of(ink: Tensor) -> list[int]:
+    """The widths of what is white: before the first pixel that is not, between them, and after."""
+    places = [-1, *ink.nonzero().flatten().tolist(), len(ink)]
+    widths = [after - before - 1 for before, after in itertools.pairwise(places)]
+    return [widths[0], *filter(None, widths[1:-1]), widths[-1]]
+
+
+def test_title_names_and_cells_of_a_matrix_have_room_around_them() -> None:
+    names = ["aaa", "bbbbbb", "c", "d", "e"]
+    picture = figures.matrix(9 * torch.eye(5, dtype=torch.int64) + 1, names)
+    ink = (picture != 255).any(dim=0)  # (height, width)
+    for direction in (0, 1):
+        gaps = gaps_of(ink.any(dim=direction))
+        assert len(gaps) == 4  # before the title, the names and the cells, and after them
+        assert min(gaps) >= 8 and max(gaps) <= 15
+
+
+def test_numbers_and_names_of_the_axes_have_room_around_them() -> None:
+    numbers = torch.tensor([0.0, 500.0, 1000.0])
+    picture = figures.scatter(numbers, numbers, "price")
+    ink = (picture != 255).any(dim=0)
+    left, beside_name, *_, right = gaps_of(ink.any(dim=0))
+    top, *_, above_name, bottom = gaps_of(ink.any(dim=1))
+    for gap in (left, beside_name, right, top, above_name, bottom):
+        assert 5 <= gap <= 15

@@ -74,9 +74,11 @@ def test_numbers_of_torch_and_numpy_are_logged_as_numbers_and_none_as_null(
         "double": numpy.float64(0.25),
         "count": numpy.int64(3),
         "array": numpy.array(2.0),
+        "largest": 2**63 - 1,
         "nothing": None,
     }
     expected = {"tensor": 0.5, "double": 0.25, "count": 3, "array": 2.0, "nothing": None}
+    expected["largest"] = 2**63 - 1
     assert logger.log(record(1, **numbers)).items() >= expected.items()
     assert lines(tmp_path)[0].items() >= expected.items()
     logger.state_dict()
@@ -90,7 +92,7 @@ def test_numbers_of_torch_and_numpy_are_logged_as_numbers_and_none_as_null(
         ("loss", [0.5], r"loss: expected a number, found \[0\.5\]"),
         ("loss", {"a": 1}, "loss: expected a number, found {'a': 1}"),
         ("loss", torch.ones(1), r"loss: expected a number, found tensor\(\[1\.\]\)"),
-        ("loss", 2**64, "loss: expected a number, found 18446744073709551616"),
+        ("loss", 2**63, "loss: expected a number, found 9223372036854775808"),
         ("step", "1", "step: expected a number, found '1'"),
         ("step", None, "step: expected a number, found None"),
         ("split", 1, "split: expected a text, found 1"),

@@ -320,3 +320,19 @@ def test_the_code_of_a_run_gets_the_command_as_it_was_typed_and_todays_project(
         assert environment["PYTHONPATH"] == f"{source}{os.pathsep}mine"
         assert environment[command_line.ROOT_VARIABLE] == str(command_line.ROOT)
         assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_where_a_process_cannot_be_replaced_the_exit_code_is_that_of_the_other_one(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = str(train())
+    monkeypatch.setattr(os, "execve", lambda *_: None)  # as if this were Windows, which has none
+    calls: list[Any] = []
+
+    def call(words: list[str], env: dict[str, str]) -> int:
+        calls.append((words[-1], command_line.ROOT_VARIABLE in env))
+        return 3
+
+    monkeypatch.setattr(command_line.subprocess, "call", call)
+    assert command("reproduce", run, "--source", "run")[0] == 3
+    assert calls == [(run, True)]
