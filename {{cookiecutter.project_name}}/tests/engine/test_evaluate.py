@@ -16,7 +16,11 @@ from conftest import Command, read_log
 from tiny import FEATURES, TinyTask
 from torch import nn
 
-from {{ cookiecutter.__package_name }}.engine import checkpoint, record
+from {{ cookiecutter.__package_name }}.engine import (
+    checkpoint,
+    distributed,
+    record,
+)
 from {{ cookiecutter.__package_name }}.evaluate import load
 
 Train = Callable[..., Path]
@@ -235,6 +239,24 @@ def test_predict_needs_no_data(
     monkeypatch.setattr(TinyTask, "datasets", gone)
     code, out, _ = command("predict", run, INPUTS[0])
     assert (code, len(answers(out))) == (0, 1)
+
+
+def test_predict_takes_the_best_device_that_there_is(
+    train: Train, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train()
+    best = torch.device("cpu:0")
+    devices: list[Any] = []
+    move = nn.Module.to
+
+    def noted(model: nn.Module, device: Any) -> nn.Module:
+        devices.append(device)
+        return move(model, device)
+
+    monkeypatch.setattr(distributed, "select_device", lambda *_, **__: best)
+    monkeypatch.setattr(nn.Module, "to", noted)
+    assert command("predict", str(run), json.dumps([0.5] * FEATURES))[0] == 0
+    assert best in devices
 
 
 def test_predict_reads_lines_from_stdin(

@@ -333,6 +333,6 @@ def test_where_a_process_cannot_be_replaced_the_exit_code_is_that_of_the_other_o
         calls.append((words[-1], command_line.ROOT_VARIABLE in env))
         return 3
 
-    monkeypatch.setattr(command_line.subprocess, "call", call)
+    monkeypatch.setattr(subprocess, "call", call)
     assert command("reproduce", run, "--source", "run")[0] == 3
     assert calls == [(run, True)]
