@@ -166,6 +166,9 @@ def check_state(run: Run, state: Facts) -> None:
         "ranking": [evaluation] * len(trainer["ranking"]),
         "sums": dict.fromkeys(trainer["sums"], 0.0),
     }
+    has_loss = type(run.trainer).update is Trainer.update  # another one may note none
+    if has_loss and trainer["step"] > trainer["logged_step"]:
+        filled["sums"]["loss"] = 0.0  # for the next line of the log
     if trainer["best"]:
         filled["best"] = {**evaluation, "metric": "", "at": run.trainer.at("val")}
     moments = moments_like(run, state["optimizer_state_dict"]["state"])

@@ -110,6 +110,7 @@ def assert_refused(command: Command, run: Path, *words: str) -> str:
         ("trainer.ranking", [EVALUATION], "trainer.ranking.step: expected 0 to 6, found 9"),
         ("trainer.best", {"value": 0.5}, "trainer.best.step is missing"),
         ("trainer.ranking", [0.5], "trainer.ranking.0: expected dict, found 0.5"),
+        ("trainer.sums", {}, "trainer.sums.loss is missing"),
         ("trainer.sums", {"loss": "1"}, "trainer.sums.loss: expected float, found '1'"),
         ("scheduler", {}, "scheduler.base_lrs is missing"),
         ("scheduler.last_epoch", None, "scheduler.last_epoch: expected int, found None"),
