@@ -229,6 +229,15 @@ def is_possible(damage: Damage, run: Path) -> bool:
     return type(before) is type(value)
 
 
+def is_mended(found: list[Damage]) -> bool:
+    """Whether a file was written anew, with a value changed, after another damage.
+
+    Nobody can see that one then: a bit of a weight that was flipped has become a weight.
+    """
+    files = [damage.file for damage in found]
+    return len(set(files)) < len(files) and found[-1].way == "value"
+
+
 def files_of(run: Path) -> dict[str, bytes]:
     """The files of a folder."""
     found = {}
@@ -378,7 +387,7 @@ def try_damage(base: Base, command: str, kind: str, found: list[Damage]) -> None
     if code == 2 and after != before:
         names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         raise Failure(f"refused, but changed {names[:3]}: {last}")
-    is_open = any(is_possible(damage, original) for damage in found)
+    is_open = any(is_possible(damage, original) for damage in found) or is_mended(found)
     expected = base.answers[command, kind]
     right = [expected[2]]
     if right == ["finished"]:  # if nothing says so any more, it is continued to the same end

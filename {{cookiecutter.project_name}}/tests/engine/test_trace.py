@@ -217,6 +217,11 @@ def test_without_a_trace_of_both_the_log_tells(train: Train, command: Command) -
             {"step": 1, "name": "w", "sum_of": "weights", "value": "Infinity -> NaN"},
         ),
         (
+            '{"step": 1, "gradients": {}, "weights": {"v": 1.0, "w": 2.0}}\n',
+            '{"step": 1, "gradients": {}, "weights": {"w": 2.0, "v": 1.0}}\n',
+            {"step": 1},  # another order
+        ),
+        (
             line(1),
             line(1, name="v"),
             {"step": 1, "name": "w", "sum_of": "gradients", "value": "0.5 -> null"},
@@ -279,6 +284,18 @@ def test_a_damaged_trace_is_one_line_for_resume_and_reproduce(
     code, _, err = command("train", "--resume", str(run))
     assert code == 2
     assert err.splitlines()[-1] == f"error: {path}: cannot be opened: Is a directory"
+
+
+def test_a_run_whose_trace_is_gone_is_continued_with_a_new_one(
+    train: Train, command: Command
+) -> None:
+    run = train(*BASE)
+    (run / "trace.jsonl").unlink()
+    (run / "checkpoints" / "last.prev.pt").replace(run / "checkpoints" / "last.pt")
+    (run / "result.json").unlink()
+    code, _, err = command("train", "--resume", str(run))
+    assert code == 0, err
+    assert steps_of(run / "trace.jsonl") == [9, 10, 11, 12]
 
 
 def test_a_full_disk_ends_the_run_in_one_line(tmp_path: Path, monkeypatch: Patch) -> None:
