@@ -138,6 +138,12 @@ def test_what_stands_in_for_an_empty_micro_batch_reaches_no_statistics() -> None
     step(other, list(batches))
     assert torch.equal(model.running_mean, other.running_mean)  # type: ignore
     assert model.num_batches_tracked == 2
+    model = nn.BatchNorm1d(3)
+    other = nn.BatchNorm1d(3)
+    step(model, [batches[0], nothing])
+    step(other, [batches[0]])
+    assert torch.equal(model.running_mean, other.running_mean)  # type: ignore
+    assert model.num_batches_tracked == 1
 
 
 def test_batch_norm_that_is_frozen_stays_as_it_is() -> None:
