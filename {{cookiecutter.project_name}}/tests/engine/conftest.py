@@ -16,6 +16,7 @@ from {{ cookiecutter.__package_name }}.engine import (
     distributed,
     record,
 )
+from {{ cookiecutter.__package_name }}.engine.trainer import Step, Trainer
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -77,6 +78,19 @@ def train(command: Command, empty_config: Path) -> Callable[..., Path]:
         return Path(out.strip())
 
     return run
+
+
+def nudge(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Change a weight before this step of each run from now on."""
+    train_step = Trainer.train_step
+
+    def nudged(trainer: Trainer, batches: Step) -> None:
+        if trainer.step == step - 1:
+            with torch.no_grad():
+                list(trainer.model.parameters())[-1][0] += 0.01
+        train_step(trainer, batches)
+
+    monkeypatch.setattr(Trainer, "train_step", nudged)
 
 
 def read_log(run: Path, split: str = "") -> list[dict[str, Any]]:

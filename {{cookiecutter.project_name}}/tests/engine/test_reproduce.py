@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command, assert_same_run, read_log
+from conftest import Command, assert_same_run, nudge, read_log
 from tiny import TinyTask
 
 from {{ cookiecutter.__package_name }} import reproduce as reproduction
@@ -131,15 +131,7 @@ def test_a_weight_nudged_at_a_step_is_found_at_the_first_line_after_it(
     train: Train, command: Command, monkeypatch: pytest.MonkeyPatch, step: int, first_line: int
 ) -> None:
     run = train(*BASE)
-    train_step = Trainer.train_step
-
-    def nudged(trainer: Trainer, batches: Step) -> None:
-        if trainer.step == step - 1:
-            with torch.no_grad():
-                list(trainer.model.parameters())[-1][0] += 0.01
-        train_step(trainer, batches)
-
-    monkeypatch.setattr(Trainer, "train_step", nudged)
+    nudge(monkeypatch, step)
     verdict, _ = reproduce(command, run, code=3)
     assert verdict["identical"] is False
     assert verdict["first_step"] == first_line

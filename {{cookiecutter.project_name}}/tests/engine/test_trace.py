@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, nudge
 from torch import nn
 
 from {{ cookiecutter.__package_name }} import train as train_module
@@ -18,7 +18,6 @@ from {{ cookiecutter.__package_name }}.engine.trace import (
     TraceWriteError,
     tracing,
 )
-from {{ cookiecutter.__package_name }}.engine.trainer import Step, Trainer
 
 Train = Callable[..., Path]
 Patch = pytest.MonkeyPatch
@@ -139,15 +138,7 @@ def test_reproduce_names_the_step_whose_gradient_differs(
     train: Train, command: Command, monkeypatch: Patch, step: int
 ) -> None:
     run = train(*BASE)
-    train_step = Trainer.train_step
-
-    def nudged(trainer: Trainer, batches: Step) -> None:
-        if trainer.step == step - 1:
-            with torch.no_grad():
-                list(trainer.model.parameters())[-1][0] += 0.01
-        train_step(trainer, batches)
-
-    monkeypatch.setattr(Trainer, "train_step", nudged)
+    nudge(monkeypatch, step)
     verdict = reproduce(command, run)
     assert verdict["first_step"] == step
     assert verdict["repeats"] is True
