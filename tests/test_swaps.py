@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TASKS, tree
-from warm import run_python
+from warm import run_processes, run_python
 
 PACKAGE = "my_pytorch_project"
 SWAPS = Path(__file__).with_name("swaps")
@@ -173,12 +173,13 @@ def test_it_is_killed_and_ends_like_a_run_that_was_not(
     assert_same_run(whole, part)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="torchrun there has no gloo")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork, and no gloo")
 def test_two_processes_give_the_result_of_one(swapped: Path, quick: tuple[str, ...]) -> None:
     options = (*quick, "trainer.max_steps=6", "trainer.epochs=1")
-    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", PACKAGE)
     one = run(swapped, "train", *options, "trainer.micro_batches=2", "output_dir=one")
-    two = run(swapped, "train", *options, "output_dir=two", module=torchrun)
+    words = ("-m", PACKAGE, "train", *options, "output_dir=two")
+    two, silent = run_processes(2, *words, folder=swapped, env=environment(swapped))
+    assert (two.returncode, silent.returncode) == (0, 0), two.stderr + silent.stderr
     first, second = (swapped / done.stdout.strip() for done in (one, two))
     weights, others = (
         torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["model_state_dict"]

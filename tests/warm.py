@@ -1,7 +1,8 @@
 """Processes that need not import torch, since they are forked from one that has.
 
 A command that trains a few steps spends most of its time on imports. `run_python` takes the place
-of a new Python where a test is about what a command does, and not about how it starts.
+of a new Python where a test is about what a command does, and not about how it starts, and
+`run_processes` that of torchrun.
 """
 
 import atexit
@@ -11,6 +12,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,21 +30,63 @@ def run_python(
     if os.name == "nt":  # Windows has no fork
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8")
+    (done,) = fork_processes(arguments, folder, [env])
+    return done
+
+
+def run_processes(
+    count: int, *words: str | Path, folder: Path, env: dict[str, str]
+) -> list[subprocess.CompletedProcess[str]]:
+    """What `torchrun --nproc-per-node COUNT -m MODULE WORDS` starts, and what each of them does."""
+    from torch._C._distributed_c10d import TCPStore
+
+    # They meet at a store of this process, as the processes of torchrun do at one of torchrun.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "GROUP_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_RUN_ID": "tests",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    environments = [{**env, **common, **rank} for rank in ranks]
+    return fork_processes([str(word) for word in words], folder, environments)
+
+
+def fork_processes(
+    arguments: list[str], folder: Path, environments: list[dict[str, str]]
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run Python once in each environment, all at the same time."""
     with tempfile.TemporaryDirectory() as scratch:
-        printed = [Path(scratch) / name for name in ("stdout", "stderr")]
-        job = {"arguments": arguments, "folder": str(folder), "env": env}
-        code = ask({**job, "printed": [str(path) for path in printed]})
-        out, err = (path.read_text("utf-8", errors="replace") for path in printed)
-    return subprocess.CompletedProcess(arguments, code, out, err)
+        jobs = []
+        for number, env in enumerate(environments):
+            printed = [f"{scratch}/{name}{number}" for name in ("stdout", "stderr")]
+            common = {"arguments": arguments, "folder": str(folder)}
+            jobs.append({**common, "env": env, "printed": printed})
+        codes = ask(jobs)
+        texts = [
+            [Path(path).read_text("utf-8", errors="replace") for path in job["printed"]]
+            for job in jobs
+        ]
+    return [
+        subprocess.CompletedProcess(arguments, code, out, err)
+        for code, (out, err) in zip(codes, texts, strict=True)
+    ]
 
 
-def ask(job: dict[str, Any]) -> int:
-    """Have a process do a job; its exit code, which is negative if a signal ended it."""
+def ask(jobs: list[dict[str, Any]]) -> list[int]:
+    """Have processes do jobs; their exit codes, which are negative if a signal ended them."""
     server = start_server()
     assert server.stdin and server.stdout
-    server.stdin.write(json.dumps(job) + "\n")
+    server.stdin.write(json.dumps(jobs) + "\n")
     server.stdin.flush()
-    return int(server.stdout.readline())
+    codes: list[int] = json.loads(server.stdout.readline())
+    return codes
 
 
 @functools.cache
@@ -61,16 +105,30 @@ def start_server() -> "subprocess.Popen[str]":
 
 
 def serve() -> None:
-    """Do the jobs that come in, one after the other, each in a process of its own."""
+    """Do the jobs that come in, each in a process of its own."""
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # or each process would look through all of it, and copy it
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            do(**json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        pids = []
+        for job in json.loads(line):
+            pid = os.fork()
+            if pid == 0:
+                do(**job)
+            pids.append(pid)
+        print(json.dumps(wait(pids)), flush=True)
+
+
+def wait(pids: list[int]) -> list[int]:
+    """The exit codes of these processes. Once one has failed the others are ended."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(pids):
+        pid, status = os.wait()
+        codes[pid] = os.waitstatus_to_exitcode(status)
+        if codes[pid] != 0:
+            for other in set(pids) - set(codes):
+                os.kill(other, signal.SIGTERM)
+    return [codes[pid] for pid in pids]
 
 
 def do(arguments: list[str], folder: str, env: dict[str, str], printed: list[str]) -> NoReturn:
