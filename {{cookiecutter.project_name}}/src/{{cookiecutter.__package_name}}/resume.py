@@ -1,6 +1,5 @@
 """Continue a run in place, exactly where its last checkpoint stands, or start it."""
 
-import math
 import sys
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,8 @@ CAN_CHANGE = ("device", "loader.num_workers")
 """options of which a run that continues can have another value"""
 ABOUT_FOLDERS = ("name", "output_dir")
 """options that only say where a new run goes"""
+MOST = 1e18
+"""more than any number of samples or learning rate, and not too much for the log"""
 
 
 def start_or_continue(
@@ -178,7 +179,7 @@ def check_state(run: Run, state: Facts) -> None:
 
 def check_numbers(run: Run, trainer: Facts) -> None:
     """Refuse numbers of a trainer that are negative, or steps that are later than they can be."""
-    limits: dict[str, float] = dict.fromkeys(("samples", "units_seen", "lr"), math.inf)
+    limits = dict.fromkeys(("samples", "units_seen", "lr"), MOST)
     limits["step"] = run.total_steps
     last: float = trainer["step"]
     for name, value in trainer.items():
@@ -192,6 +193,7 @@ def check_numbers(run: Run, trainer: Facts) -> None:
         check_number("best.step", best["step"], last)
         check_number("best.at.step", best["at"]["step"], last)
         check_number("best.at.epoch", best["at"]["epoch"], last)
+        check_number("best.at.lr", best["at"]["lr"], MOST)
 
 
 def check_number(name: str, value: float, limit: float) -> None:
