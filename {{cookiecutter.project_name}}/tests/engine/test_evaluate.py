@@ -369,6 +369,34 @@ def test_a_run_of_another_machine_is_evaluated_on_the_device_there_is(
         assert code == 0, err
 
 
+@pytest.mark.parametrize("words", [["evaluate"], ["reproduce"], ["train", "--resume"]])
+def test_a_run_says_nowhere_outside_of_the_project_where_anything_is_written(
+    train: Train,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
+) -> None:
+    monkeypatch.setattr(record, "CACHED_BYTES", 1)  # so that hashes of data are kept in a file
+    monkeypatch.setattr(TinyTask, "file", tmp_path / "mine.csv")
+    TinyTask.file.write_text("1\n", encoding="utf-8")
+    run = train("trainer.epochs=1")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    config = run / "config.yaml"
+    here = str(tmp_path / "runs")
+    text = config.read_text(encoding="utf-8")
+    assert here in text
+    config.write_text(text.replace(here, str(elsewhere)), encoding="utf-8")
+    if "--resume" in words:  # as if it had been killed
+        (run / "result.json").unlink()
+    (run.parent / ".fingerprints.json").unlink()
+    code, _, err = command(*words, str(run))
+    assert code == 0, err
+    assert list(elsewhere.iterdir()) == []
+    assert (run.parent / ".fingerprints.json").exists()
+
+
 def test_the_step_is_that_of_the_weights_and_not_of_their_last_evaluation(
     train: Train, command: Command
 ) -> None:
