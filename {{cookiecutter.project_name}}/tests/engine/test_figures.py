@@ -263,6 +263,8 @@ def test_of_many_names_the_20_with_most_mistakes_keep_their_order(spied: type[Sp
     title, _, *shown = [text[0] for text in spied.texts[:42]]
     assert title == "predicted (the 20 of 25 with most mistakes)"
     assert shown[::2] == names[5:]
+    cells = [text[0] for text in spied.texts[42:]]
+    assert cells == [str(count) for row in counts[5:, 5:].tolist() for count in row]
 
 
 def test_names_of_up_to_14_characters_are_shown_whole(spied: type[Spied]) -> None:
