@@ -361,6 +361,14 @@ def test_safetensors_are_read_if_they_are_installed(
     monkeypatch.setitem(sys.modules, "safetensors", ModuleType("safetensors"))
     monkeypatch.setitem(sys.modules, "safetensors.torch", module)
     assert torch.equal(checkpoint.load_weights(path)["a"], torch.ones(2))
+
+    def fail(_: Path) -> None:
+        raise RuntimeError("header too large\nat byte 8")
+
+    module.load_file = fail
+    with pytest.raises(CheckpointError, match="damaged or missing: header too large") as caught:
+        checkpoint.load_weights(path)
+    assert "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(CheckpointError, match="to read it, install the package safetensors"):
         checkpoint.load_weights(path)
