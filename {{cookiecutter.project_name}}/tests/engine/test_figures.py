@@ -148,6 +148,7 @@ class Spied(figures.Canvas):
     upwards: list[tuple[str, float, float]] = []  # noqa: RUF012
     anchors: list[str] = []  # noqa: RUF012
     sizes: list[tuple[int, int]] = []  # noqa: RUF012
+    widths: list[int] = []  # noqa: RUF012
 
     def __init__(self, width: int, height: int) -> None:
         super().__init__(width, height)
@@ -166,6 +167,7 @@ class Spied(figures.Canvas):
 
         def draw_line(box: Any, **how: Any) -> None:
             self.lines.append(box)
+            self.widths.append(how.get("width", 0))
             line(box, **how)
 
         self.draw.line = draw_line
@@ -185,7 +187,7 @@ class Spied(figures.Canvas):
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> type[Spied]:
     monkeypatch.setattr(figures, "Canvas", Spied)
-    for name in ("texts", "boxes", "points", "lines", "upwards", "anchors", "sizes"):
+    for name in ("texts", "boxes", "points", "lines", "upwards", "anchors", "sizes", "widths"):
         monkeypatch.setattr(Spied, name, [])
     return Spied
 
@@ -326,6 +328,7 @@ def test_the_plot_has_a_point_for_each_sample_and_says_which_axis_is_which(
     assert spied.upwards == [("predicted price", figures.MARGIN + figures.FONT_SIZE / 2, bottom)]
     *grid, diagonal = spied.lines
     assert diagonal == (left, bottom, right, top)
+    assert spied.widths[-1] == 2
     for place, (_, x, y, _) in enumerate(spied.texts[:12:2]):  # below the axis
         assert grid[2 * place] == (x, top, x, bottom)
         assert bottom < y < spied.texts[-2][2] - figures.FONT_SIZE
