@@ -167,6 +167,20 @@ def test_a_console_that_goes_away_does_not_end_training(tmp_path: Path, streams:
     assert [line["step"] for line in read_log(folder, "train")] == [*range(1, 9)]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+def test_a_stdin_that_is_closed_has_no_lines(command: Command, empty_config: Path) -> None:
+    options = ("output_dir={tmp}/runs", "trainer.max_steps=1")
+    code, out, err = command("train", str(empty_config), *options)
+    assert code == 0, err
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} {tiny.__file__} predict {out.strip()} - <&-"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
 def test_a_terminal_that_is_closed_does_not_end_training_if_sighup_is_ignored(
     tmp_path: Path,
