@@ -33,6 +33,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # twice as quick where cores are few
 
 import numpy
 import torch
+from warm import environment_of
 
 FIXED = ["loader.batch_size=16", "optim.patience=0", "trainer.epochs=3"]
 CHOICES = """
@@ -141,7 +142,7 @@ class Scenario:
         """Type a command, and kill it once it is due; whether that was before its end."""
         self.started = time.time()
         count = self.random.choice(self.processes)
-        # Each process of torchrun has to import torch: with two it has done all that it does.
+        # Each process that torchrun starts imports torch, which takes long: two have to be enough.
         has_torchrun = self.random.random() < 0.2 and count == 2
         agent = self.torchrun(words, count) if has_torchrun else None
         group = Group(agent, [] if agent else self.fork(words, threads, count))
@@ -215,14 +216,6 @@ class Scenario:
         for number, line in enumerate(read_log(run), 1):
             state["line", number] = {key: line[key] for key in line.keys() - {"time", "rate"}}
         return state
-
-
-def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
-    """The variables by which torchrun tells a process what it is."""
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    numbers |= {"GROUP_WORLD_SIZE": 1, "TORCHELASTIC_RESTART_COUNT": 0, "MASTER_PORT": port}
-    texts = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "torture"}
-    return texts | {name: str(number) for name, number in numbers.items()}
 
 
 class Group:

@@ -42,20 +42,24 @@ def run_processes(
 
     # They meet at a store of this process, as the processes of torchrun do at one of torchrun.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    common = {
-        "OMP_NUM_THREADS": "1",
+    common = {**env, "OMP_NUM_THREADS": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    environments = [{**common, **environment_of(rank, count, store.port)} for rank in range(count)]
+    return fork_processes([str(word) for word in words], folder, environments)
+
+
+def environment_of(rank: int, count: int, port: int) -> dict[str, str]:
+    """The variables by which torchrun tells a process what it is."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "GROUP_WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
+        "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "tests",
         "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    environments = [{**env, **common, **rank} for rank in ranks]
-    return fork_processes([str(word) for word in words], folder, environments)
 
 
 def fork_processes(

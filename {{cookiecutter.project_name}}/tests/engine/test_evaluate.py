@@ -370,7 +370,7 @@ def test_a_run_of_another_machine_is_evaluated_on_the_device_there_is(
 
 
 @pytest.mark.parametrize("words", [["evaluate"], ["reproduce"], ["train", "--resume"]])
-def test_a_run_says_nowhere_outside_of_the_project_where_anything_is_written(
+def test_nothing_is_written_outside_of_the_project_though_the_config_of_a_run_says_so(
     train: Train,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
