@@ -50,7 +50,7 @@ fuzz: .venv/tests
 	done
 	$(BIN)/python tests/fuzz/run.py demo/fuzz --inputs 10000
 
-# Measures what README.md says of speed, and writes benchmarks/RESULTS.md: twenty minutes.
+# Measures what README.md says of speed, and writes benchmarks/RESULTS.md: 25 minutes.
 BENCH = benchmarks/.venv
 
 $(BENCH)/ready: benchmarks/requirements.txt requirements.txt
