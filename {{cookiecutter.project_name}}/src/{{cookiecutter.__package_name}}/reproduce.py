@@ -200,11 +200,11 @@ def distance(weights: Facts, others: Facts) -> float | None:
 def compare_checkpoints(folder: Path, again: Path) -> Facts:
     """Where the weights of two runs part, as far as their checkpoints can tell.
 
-    Checkpoints of the same step are compared, of which there are up to three. `equal_until` is the
-    last step before which all of them, and at which too, are equal to the bit; 0 if none is. At the
-    next one, `first_parameter` is the first in the order of the model that differs, with that step
-    and the first two numbers that differ. The weights of the steps between are recorded nowhere,
-    so the step in which the runs part is one after `equal_until`, up to that of `first_parameter`.
+    Only steps of which both runs have a checkpoint can be compared. `equal_until` is the last of
+    them up to which all weights are equal, bit for bit; 0 if there is none. `first_parameter` is
+    the first parameter, in the order of the model, that differs at the next one, with that step and
+    the first two numbers that differ. The weights of other steps are not recorded, so the runs part
+    in some step after `equal_until`, up to that of `first_parameter`.
     """
     found: Facts = {"equal_until": 0, "first_parameter": None}
     before = checkpoints(folder)

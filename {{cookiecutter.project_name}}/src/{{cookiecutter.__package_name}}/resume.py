@@ -46,7 +46,7 @@ def check_same(folder: Path, old: Config, settings: Config) -> None:
     """Refuse to continue a run with another config."""
     before = config.flat(old)
     now = config.flat(settings)
-    if now["trainer.micro_batches"] == 0:  # the run has the number that this came to
+    if now["trainer.micro_batches"] == 0:  # the run has recorded what 0 came to
         now["trainer.micro_batches"] = before["trainer.micro_batches"]
     differing = [
         f"{key} was {before[key]!r}, and is {now[key]!r}"
@@ -105,9 +105,9 @@ def check_overrides(old: Config, settings: Config, overrides: list[str]) -> None
     """
     has_more_epochs = settings.trainer.epochs > old.trainer.epochs
     is_by_epochs = old.trainer.eval_every == 0 and old.trainer.max_minutes == 0
-    has_any_total = settings.optim.scheduler in ("constant", "plateau") and is_by_epochs
+    ignores_total = settings.optim.scheduler in ("constant", "plateau") and is_by_epochs
     can_change = set(CAN_CHANGE)
-    if settings.trainer.epochs == old.trainer.epochs or (has_more_epochs and has_any_total):
+    if settings.trainer.epochs == old.trainer.epochs or (has_more_epochs and ignores_total):
         can_change.add("trainer.epochs")
     for override in overrides:
         key = override.partition("=")[0]
@@ -137,15 +137,21 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
             f"{run.data_changed(folder)}; use --init-from to start a new run from its weights"
         )
     if state is not None:
-        checkpoint.restore(state, {"model_state_dict": run.model})  # another model is named first
+        checkpoint.restore(state, {"model_state_dict": run.model})  # first, to name another model
         check_state(run, state)
         run.logger.check(state["logger"])
-        if state["trainer"]["best"]:  # which the end of the run needs
+        # The end of the run needs best.pt: does it fit? What is loaded here is replaced below.
+        if state["trainer"]["best"]:
             weights = checkpoint.weights_of(checkpoint.load(folder / "checkpoints" / "best.pt"))
             checkpoint.restore({"best.pt": weights}, {"best.pt": run.model})
         checkpoint.restore(state, run.parts)
     elif run.parent["parent"]:
         run.init_from(run.root / run.parent["parent"], partial=True)
+        if run.parent["parent_digest"] != manifest["parent_digest"]:
+            raise record.RunError(
+                f"{folder}: the weights that this run began from have changed, in "
+                f"{run.parent['parent']}; use --init-from to start a new run from them"
+            )
     if run.settings.logger.trace and (folder / TRACE).exists():
         trace.check_until(folder / TRACE, run.trainer.step)
     return facts
@@ -160,7 +166,7 @@ def check_state(run: Run, state: Facts) -> None:
     like["trainer"] = Trainer.state_dict(run.trainer)  # without what a trainer of the task adds
     like["logger"] = {"bytes": 0, "seconds": 0.0}
     checkpoint.check_like(state, like)
-    # A run that has not begun has none of these yet, so their types are not in what it is like.
+    # In a run that has not begun these are empty, and so say nothing of the types in them.
     trainer = state["trainer"]
     evaluation = {"value": 0.0, "step": 0}
     filled: Facts = {
@@ -204,9 +210,9 @@ def check_number(name: str, value: float, limit: float) -> None:
 
 
 def moments_like(run: Run, moments: Any) -> dict[int, Facts]:
-    """What AdamW has of each parameter of which it has something, or of all if it has nothing.
+    """The state that AdamW must have: of each parameter that has some, or of all if none has.
 
-    It has nothing of a parameter that never got a gradient, and of none if fp16 skipped each step.
+    A parameter that never got a gradient has none. If fp16 skipped each step, no parameter has.
     """
     like = {}
     is_adam = isinstance(run.optimizer, torch.optim.AdamW)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -84,14 +83,14 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
 
 
 class Run:
-    """Every object of a run, built and wired. Nothing is written before `start`.
+    """Every object of a run, built and wired. To build it writes nothing.
 
     Args:
         settings: the resolved config.
         root: the folder that relative paths in the config start from.
         learnt: what the task of an earlier run has learnt; None: learn from the training split.
-        beside: an earlier run, which the config is from. Nothing is written in its `output_dir` if
-            that is outside the project, as on another machine, but where the run is.
+        beside: the earlier run that the config is from. If its `output_dir` is outside the project,
+            as on another machine, a new run is written beside that run.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class Run:
         self.output_dir = record.resolve_output(root, settings.output_dir)
         if beside and not self.output_dir.resolve().is_relative_to(root.resolve()):
             self.output_dir = beside.absolute().parent
-        self.folder = Path()  # until a run folder is opened, which the first process does
+        self.folder = Path()  # until a run folder is opened: a new one by the first process
         self.hashes = ""  # until the data is hashed
         self.parent = {"parent": "", "parent_digest": ""}  # the run it started from
         self.stop = distributed.StopSignal()
@@ -169,7 +168,7 @@ class Run:
         return self.task.datasets()
 
     def settle_micro_batches(self) -> Config:
-        """The settings, with the number of micro-batches where they leave it to that of processes.
+        """The settings, with the number of processes in place of `trainer.micro_batches=0`.
 
         A run keeps this number, however many processes continue or repeat it.
         """
@@ -240,16 +239,16 @@ class Run:
         )
 
     def check(self) -> None:
-        """Try everything that a run will do once, so that what does not fit shows in seconds.
+        """Try once what a run will do, but for steps, so that what does not fit shows in seconds.
 
-        A batch of train and one of val go through forward, loss and metrics, the example of the
-        task goes through `predict`, and all that a checkpoint will hold is written and read back in
-        memory. This changes no bit of the run.
+        A micro-batch of train and one of val go through forward, loss and metrics, the example of
+        the task goes through `predict`, and all that a checkpoint will hold is written and read
+        back in memory. This changes no bit of the run.
         """
         monitor = self.settings.trainer.monitor
         for split in ("train", "val"):
-            values = self.trainer.evaluate_steps([self.loaders[split].first()])
-            if not isinstance(values[monitor], int | float):
+            values = self.trainer.evaluate_steps([self.loaders[split].first(self.share.count)])
+            if not isinstance(values.get(monitor), int | float):
                 raise SetupError(f"trainer.monitor: {monitor!r} is not a single number")
         self.check_predict()
         checkpoint.check({**self.parts, "config": config.plain(self.settings)})
@@ -257,6 +256,7 @@ class Run:
     @torch.no_grad()
     def check_predict(self) -> None:
         """Try to predict for the example of the task, and to print the answer."""
+        self.trainer.model.eval()  # of a model with a moving average, only that was evaluated
         samples = list(self.task.samples(self.task.example()))
         answers = list(self.task.predict(self.model, samples))
         if len(answers) != len(samples):
@@ -264,7 +264,7 @@ class Run:
                 f"Task.predict: expected an answer for each of {len(samples)} samples, "
                 f"found {answers}"
             )
-        json.dumps(answers)
+        json.dumps(answers)  # which `predict` prints
 
     def init_from(self, path: Path, partial: bool = False) -> None:
         """Start from the best weights of another run, or from those in a file.
@@ -321,7 +321,10 @@ class Run:
             self.logger.send_to(self.task.tracker(folder, options))
 
     def save(self, name: str) -> None:
-        """Save a checkpoint, "last" or "best". All processes call this, the first one writes."""
+        """Save a checkpoint, "last", "best" or "best-STEP".
+
+        All processes call this, the first one writes.
+        """
         # A sharded state is gathered from all processes here.
         states = {key: part.state_dict() for key, part in self.parts.items()}
         if self.is_main:
@@ -329,11 +332,12 @@ class Run:
             states["config"] = config.plain(self.settings)
             folder = self.folder / "checkpoints"
             checkpoint.save(folder / f"{name}.pt", states, keep_previous=name == "last")
-            if name == "last":  # which has the ranking: after a kill, the next one removes the same
+            # "last" has the ranking: if the process is killed here, the next one cleans up by it.
+            if name == "last":
                 self.remove_what_is_left(folder)
 
     def remove_what_is_left(self, folder: Path) -> None:
-        """Remove checkpoints that are no longer among the best, and what a kill has left half."""
+        """Remove checkpoints that are not among the best now, and what a kill left unfinished."""
         kept = {f"best-{entry['step']}.pt" for entry in self.trainer.ranking}
         for path in (*folder.glob("best-*.pt"), *folder.glob("*.tmp")):
             if path.name not in kept:
@@ -347,7 +351,7 @@ class Run:
         """
         self.announce()
         if self.settings.trainer.compile:
-            torch.use_deterministic_algorithms(self.settings.deterministic)  # of the compiler too
+            torch.use_deterministic_algorithms(self.settings.deterministic)  # the compiler too
             self.model.compile()
         minutes = self.settings.trainer.max_minutes
         if minutes and self.is_main:
@@ -432,10 +436,11 @@ class Run:
         count = self.share.count
         outputs = []
         for step in loader.steps_of_epoch(shards=count, mine=range(count)):
-            for micro_batch in filter(attrgetter("size"), step.micro_batches):
-                output = self.trainer.forward_batch(micro_batch, self.model)
-                parts = (output.losses, output.preds, output.target)
-                outputs.append([part.cpu() for part in parts])
+            for micro_batch in step.micro_batches:
+                if micro_batch.size:  # 0: it only stands in for an empty one
+                    output = self.trainer.forward_batch(micro_batch, self.model)
+                    parts = (output.losses, output.preds, output.target)
+                    outputs.append([part.cpu() for part in parts])
         losses, preds, target = map(torch.cat, zip(*outputs, strict=True))
         return Output(losses, preds, target)
 

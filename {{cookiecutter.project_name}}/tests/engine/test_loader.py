@@ -284,6 +284,14 @@ def test_the_first_batch_can_be_tried_without_workers() -> None:
     assert (batch[1].tolist(), size, first.size) == ([0, 1, 2], 3, 3)
 
 
+def test_the_first_micro_batch_can_be_tried_of_any_number_and_is_never_empty() -> None:
+    loader = Loader(Numbers(7), LoaderConfig(batch_size=3))
+    for shards, expected in ((2, [1, 2]), (3, [2]), (8, [2])):
+        first = loader.first(shards)
+        ((batch, size),) = first.micro_batches
+        assert (batch[1].tolist(), size, first.size) == (expected, len(expected), len(expected))
+
+
 def test_worker_processes_change_nothing() -> None:
     alone = Loader(Numbers(7), LoaderConfig(batch_size=2), seed=1, shuffle=True)
     for workers in (1, 2):

@@ -874,6 +874,22 @@ def test_a_run_from_another_that_died_before_its_first_checkpoint_starts_from_it
     assert record.read(part / "result.json") != record.read(train(*BASE) / "result.json")
 
 
+def test_a_run_from_another_that_has_changed_since_does_not_start_from_it_again(
+    train: Train, command: Command, killed: Killed
+) -> None:
+    parent = train(*BASE, "optim.lr=0.1")
+    part = killed("step", 2, *BASE, "--init-from", str(parent))
+    best = parent / "checkpoints" / "best.pt"
+    state = checkpoint.load(best)
+    next(iter(state["model_state_dict"].values())).add_(1)
+    torch.save(state, best)
+    before = files_of(part)
+    code, _, err = command("train", "--resume", str(part))
+    assert code == 2
+    assert f"error: {part}: the weights that this run began from have changed, in " in err
+    assert files_of(part) == before
+
+
 @pytest.mark.parametrize("content", [None, "", "[]", "{", '{"threads": 2}'])
 def test_a_run_without_its_manifest_is_refused(
     stopped: Stopped, command: Command, content: str | None

@@ -560,8 +560,41 @@ def test_a_monitor_that_is_not_a_single_number_is_refused(
     assert "error: trainer.monitor: 'right' is not a single number" in refused()
 
 
-def test_what_is_tried_before_the_first_step_changes_no_bit_of_the_run(
+def test_a_monitor_that_gives_a_dict_is_refused(
+    refused: Callable[..., str], monkeypatch: Patch
+) -> None:
+    class Two(RightAnswers):
+        def compute(self) -> dict[str, float]:  # type: ignore[override]
+            return {"first": 1.0, "second": 2.0}
+
+    monkeypatch.setattr(TinyTask, "metrics", lambda _: {"right": Two()})
+    assert "error: trainer.monitor: 'right' is not a single number" in refused()
+
+
+def test_what_is_tried_before_the_first_step_is_one_micro_batch_of_each_split(
     train: Train, monkeypatch: Patch
+) -> None:
+    def forward(task: TinyTask, model: nn.Module, batch: Any) -> Output:
+        sizes.append(len(batch[-1]))
+        return forward_of_task(task, model, batch)
+
+    def checked(run: Run) -> None:
+        check(run)
+        tried.extend(sizes)
+
+    sizes: list[int] = []
+    tried: list[int] = []
+    forward_of_task = TinyTask.forward
+    check = Run.check
+    monkeypatch.setattr(TinyTask, "forward", forward)
+    monkeypatch.setattr(Run, "check", checked)
+    train("trainer.micro_batches=4", "loader.batch_size=16", "trainer.max_steps=1")
+    assert tried == [4, 4]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_what_is_tried_before_the_first_step_changes_no_bit_of_the_run(
+    train: Train, monkeypatch: Patch, decay: float
 ) -> None:
     def with_batch_norm(task: TinyTask) -> nn.Module:
         return nn.Sequential(build_model(task), nn.BatchNorm1d(2))
@@ -569,9 +602,10 @@ def test_what_is_tried_before_the_first_step_changes_no_bit_of_the_run(
     build_model = TinyTask.build_model
     monkeypatch.setattr(TinyTask, "build_model", with_batch_norm)
     monkeypatch.setattr(TinyTask, "is_noisy", True)
-    tried = train("trainer.log_every=1")
+    words = ("trainer.log_every=1", f"optim.ema={decay}")
+    tried = train(*words)
     monkeypatch.setattr(Run, "check", lambda _: None)
-    untried = train("trainer.log_every=1")
+    untried = train(*words)
     assert_same_run(tried, untried)
 
 

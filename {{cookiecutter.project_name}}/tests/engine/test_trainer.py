@@ -1365,3 +1365,19 @@ def test_no_step_waits_for_the_device_to_get_a_number_from_it(
     assert watch.names.count("aten._fused_adamw_.default") == 12
     assert "aten._local_scalar_dense.default" not in watch.names  # what item() and float() do
     assert watch.names.count("aten.stack.default") == 3  # before the losses are read at once
+
+
+def test_on_another_device_the_random_numbers_of_both_are_seeded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+    module = SimpleNamespace(manual_seed=seeds.append)
+    monkeypatch.setattr(torch, "get_device_module", {"cuda": module}.get)
+    trainer = build()
+    trainer.manual_seed(1, 2, 3)
+    drawn = torch.rand(4)
+    assert seeds == []
+    trainer.device = torch.device("cuda")
+    trainer.manual_seed(1, 2, 3)
+    assert torch.equal(torch.rand(4), drawn)
+    assert seeds == [trainer_module.seed_of(1, 2, 3)]

@@ -87,7 +87,7 @@ def save(path: Path, parts: State, *, keep_previous: bool = False) -> None:
     Raises CheckpointError for what `load` would refuse to read, and SaveError if writing fails.
     """
     state = _collect(parts)
-    _outline(state)
+    _outline(state)  # raises CheckpointError for what cannot be read back
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,8 @@ def fit_weights(model: torch.nn.Module, weights: Weights, *, partial: bool = Fal
             shown.append(f"and {len(others) - SHOWN_NAMES} more")
         if others:
             report += f"; {what}: {', '.join(shown)}"
-    if not fitting or (";" in report and not partial):
+    is_complete = len(fitting) == len(own) == len(weights)
+    if not fitting or not (is_complete or partial):
         raise CheckpointError(f"the weights do not fit this model: {report}")
     model.load_state_dict({**own, **fitting})
     return report
@@ -225,7 +226,7 @@ def check_like(state: Any, like: Any, name: str = "") -> None:
     """Check a state, before it is loaded, by another one that has the same names and types.
 
     It may have more names than that one, and what is empty there, or ANYTHING, may hold anything.
-    Names with an underscore may be missing: some are new in a version of torch. Shapes of tensors,
+    Names that begin with `_` may be missing: some are new in a version of torch. Shapes of tensors,
     flags and None must be equal.
 
     Raises CheckpointError with the name of what is missing or has another type.
@@ -261,7 +262,7 @@ def _collect(parts: State) -> State:
 
 
 def _without_prefix(weights: Weights, prefix: str) -> Weights:
-    """Return the tensors by names that do not begin with the prefix."""
+    """Return the tensors with the prefix removed from their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
 
 

@@ -87,7 +87,7 @@ class Seeded(Dataset[Any]):
     (seed, epoch, index). So they differ from epoch to epoch, and depend neither on the number of
     workers nor on where a run was interrupted. Put it around the dataset of the training split.
 
-    A sample that an epoch draws several times has one more number in its key: which time it is.
+    With `groups`, an index has one more number beside it: which time the epoch draws this sample.
     """
 
     dataset: Any
@@ -185,9 +185,13 @@ class Loader:
         for sizes, size in sizes_of_steps:
             yield Step([MicroBatch(next(batches), part) for part in sizes], size)
 
-    def first(self) -> Any:
-        """The first step, loaded in this process; to try it before workers are started."""
-        indices = self.order(epoch=0)[: self.batch_size]
+    def first(self, shards: int = 1) -> Any:
+        """A micro-batch of the first step, as a step of its own, loaded in this process.
+
+        It is for trying whether all fits together, before workers are started.
+        """
+        batch = self.order(epoch=0)[: self.batch_size]
+        indices = _shard(batch, shards - 1, shards)  # the last one is never empty
         return Step([MicroBatch(self.load(indices), len(indices))], len(indices))
 
     def load(self, indices: list[Any]) -> Any:
@@ -213,9 +217,11 @@ class Loader:
             _wait_for_threads()
             self.has_workers = True
         try:
-            multiprocessing.Lock()  # fails where it can, before there are parts of workers
+            multiprocessing.Lock()  # where the system has no locks, this fails before workers start
             yield from self.loader
         except (OSError, RuntimeError) as error:
+            # torch reports an error of the dataset in these words. A file named </torch_...> is
+            # shared memory: then it was that which failed.
             text = str(error).strip()
             if "in DataLoader worker process" in text and "file </torch_" not in text:
                 raise

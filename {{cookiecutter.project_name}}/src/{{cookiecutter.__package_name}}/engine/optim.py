@@ -33,7 +33,7 @@ class OptimConfig:
     factor: Annotated[float, 0, 0.99] = 0.1
     """plateau: factor by which the learning rate drops"""
     patience: Annotated[int, 0] = 2
-    """plateau: evaluations without improvement before the learning rate drops"""
+    """plateau: evaluations without improvement that are allowed; the next one lowers the rate"""
     groups: dict[str, Annotated[float, 0]] = field(default_factory=dict)
     """patterns of parameter names, with the factor of their learning rate (0: frozen)"""
     ema: Annotated[float, 0, 0.999999] = 0.0

@@ -105,11 +105,11 @@ class Share:
             yield
             return
         place = number - self.mine[0]
-        if place == 0:  # what is left is of a step that was interrupted
+        if place == 0:  # what is still here is of a step that was interrupted
             self.branches.clear()
             self.statistics.rows.clear()
         elif place % 2 == 0:
-            self.set_aside(place)  # what torch then adds to a gradient makes a pair
+            self.set_aside(place)  # so that the next two gradients, which torch adds up, are a pair
         with self.statistics.note(size):
             yield
         if is_last:
@@ -131,10 +131,7 @@ class Share:
         self.branches.append(gradients)
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
-        if not self.is_exact and self.world_size > 1:
-            dist.all_reduce(tensor)
-            return tensor
+        """The sum of a tensor over all processes, in the order of the tree."""
         distance = 1
         while distance < self.world_size:
             partner = self.rank ^ distance  # both add the same two numbers
@@ -203,8 +200,8 @@ class RunningStatistics:
         finally:
             for layer, momentum in zip(self.layers, self.momenta, strict=True):
                 layer.momentum = momentum
-        counts = torch.full_like(self.before[:1], size > 0)
-        self.rows.append(torch.cat([counts, self.held()]))
+        is_counted = torch.full_like(self.before[:1], size > 0)
+        self.rows.append(torch.cat([is_counted, self.held()]))
 
     def held(self) -> Tensor:
         """What the layers hold now, in one row."""

@@ -48,7 +48,7 @@ class TrainerConfig:
     max_minutes: Annotated[float, 0] = 0.0
     """end training after this many minutes, as if it had made all steps (0: no limit)"""
     micro_batches: Annotated[int, 0] = 0
-    """parts that a batch is cut into, to save memory or for processes (0: one for each)"""
+    """parts that a batch is cut into, to save memory or for processes (0: one per process)"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """autocast precision; weights stay fp32"""
     compile: bool = False
@@ -118,7 +118,7 @@ class Step(NamedTuple):
 
 
 class Metrics(Protocol):
-    """What the trainer needs of metrics; these methods measure nothing."""
+    """What the trainer needs of metrics. The methods as they are here measure nothing."""
 
     def reset(self) -> None:
         """Start anew."""
@@ -215,10 +215,11 @@ class Trainer:
     """gets the steps of an epoch, its number, the first step and the number of steps, and returns
     the steps; for a progress bar"""
     save: Callable[[str], object] = _ignore
-    """gets "last" when a checkpoint is due, "best" when the model is the best so far, and, of more
-    than one that is to be kept, `best-STEP`"""
+    """gets "last" when a checkpoint is due, "best" when the model is the best so far, and, if
+    `keep` is more than 1, `best-STEP` when it is among the best"""
     stop: Callable[[], bool | None] = _ignore
-    """is called after each step, and says whether training is to stop, to go on later"""
+    """is called after each step, and before each batch of an evaluation, and says whether to stop
+    here and save; a resume then continues"""
     is_time_up: Callable[[], bool | None] = _ignore
     """is called after `stop`, and says whether training is to end with this step"""
     seed: int = 0
@@ -236,14 +237,14 @@ class Trainer:
         )
         self.steps_per_epoch = 1  # until `fit` knows
         self.step = 0  # finished steps
-        self.last_step = 0  # the step with which time was up; 0: it is not
+        self.last_step = 0  # the step after which time was up; 0: it is not up
         self.logged_step = 0  # the step of the last line of the training log
         self.evaluated_step = 0  # the step of the last evaluation
         # Since the last line of the training log, over all processes:
         self.samples = 0
         self.units_seen = 0  # samples if there are no units
         self.sums: dict[str, float] = {}  # of the loss and the values
-        self.pending: list[Sums] = []  # what is to be added to them, on the device
+        self.pending: list[Sums] = []  # of this process, on the device: to be added to them
         self.lr = 0.0  # learning rate of the last step
         self.grad_norm: Tensor | None = None  # of the last step, before clipping
         self.best: Values = {}  # the best evaluation
@@ -439,7 +440,7 @@ class Trainer:
 
     def is_better(self, value: float) -> bool:
         """Whether a value of the monitor is finite and better than the best one so far."""
-        best: float = self.best.get("value", math.nan)
+        best = self.best.get("value", math.nan)
         is_ahead = value > best if self.mode == "max" else value < best
         return math.isfinite(value) and (is_ahead or not self.best)
 
@@ -483,12 +484,13 @@ class Trainer:
 
     def add_pending(self) -> None:
         """Add the losses of the last steps to the sums: here training waits for the device."""
-        size = len(self.share.mine)
+        count = len(self.share.mine)
         for name, column in _columns(self.pending).items():
             columns = self.share.gather(column)  # of all processes
-            for first in range(0, len(column), size):  # step by step
-                step = chain.from_iterable(part[first : first + size] for part in columns)
-                self.sums[name] = self.sums.get(name, 0.0) + exact_sum(step)
+            # One step at a time, so that the sums do not depend on how often this is called.
+            for first in range(0, len(column), count):
+                of_step = chain.from_iterable(part[first : first + count] for part in columns)
+                self.sums[name] = self.sums.get(name, 0.0) + exact_sum(of_step)
         self.pending.clear()
         loss = self.sums.get("loss", 0.0)
         if not math.isfinite(loss):
@@ -513,11 +515,11 @@ class Trainer:
         return map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
 
     def manual_seed(self, *numbers: int) -> None:
-        """Seed the random numbers of the model's device by a function of some numbers."""
-        if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed_of(*numbers))
-        else:
-            torch.get_device_module(self.device.type).manual_seed(seed_of(*numbers))
+        """Seed the random numbers of the CPU and of the model's device by a function of numbers."""
+        seed = seed_of(*numbers)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device.type).manual_seed(seed)
 
     def steps_of(
         self, loader: Any, epoch: int = 0, start: int = 0, is_training: bool = True
