@@ -29,6 +29,8 @@ WITHOUT_EFFECT = (
     "trainer.log_every",
     "trainer.save_every",
     "trainer.keep",
+    "logger.tensorboard",
+    "logger.trace",
 )
 
 Row = dict[str, Any]

@@ -420,6 +420,7 @@ def test_options_that_leave_what_is_learnt_as_it_is_are_no_difference(
     make_run: MakeRun, table: Table
 ) -> None:
     options = ["name=b", "output_dir=b", "device=cpu", "loader.num_workers=1"]
+    options += ["logger.tensorboard=false", "logger.trace=true"]
     options += ["trainer.log_every=7", "trainer.save_every=7", "trainer.keep=7"]
     make_run("a")
     make_run("b", *options)
