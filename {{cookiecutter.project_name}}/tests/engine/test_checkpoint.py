@@ -322,19 +322,6 @@ def test_up_to_six_tensors_that_do_not_fit_are_named() -> None:
         assert report == f"loaded 2 of 2 tensors; unused: {names}{more}"
 
 
-def test_a_name_may_have_a_semicolon() -> None:
-    class Odd(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_parameter("a;b", torch.nn.Parameter(torch.zeros(1)))
-
-    model = Odd()
-    assert checkpoint.fit_weights(model, {"a;b": torch.ones(1)}) == "loaded 1 of 1 tensors"
-    report = "loaded 1 of 2 tensors; new: 1.a;b"
-    with pytest.raises(CheckpointError, match=report):
-        checkpoint.fit_weights(torch.nn.Sequential(Odd(), Odd()), {"0.a;b": torch.ones(1)})
-
-
 def test_weights_that_do_not_fit_are_listed_and_only_partially_loaded_if_that_is_wanted() -> None:
     model = Small()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
