@@ -323,9 +323,9 @@ class Board:
         block = "\n".join("    " + line for line in text.splitlines())
         self.writer.add_text("config", block, self.first_step)
         cells = {name: _cell(value) for name, value in options.items()}
-        # The first summary says which columns there are, for all runs as TensorBoard reads it.
-        # Without it, TensorBoard takes those of each run together, which is right after an option
-        # was added; all scalars are then columns too.
+        # The first summary is left out. It says which columns there are, and TensorBoard would take
+        # those of one run for all runs. Without it, the table has the options of all runs, also
+        # those that were added later; all scalars are then columns too.
         _, start, _ = summary.hparams(cells, {})  # type: ignore[no-untyped-call]
         self.writer.file_writer.add_summary(start, self.first_step)
 
