@@ -19,7 +19,7 @@ from conftest import HOSTILE, PROJECT, SOURCE, TASKS, TEMPLATE
 COUNTED = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
 # Tokens of the files that are read first, and of all. What was planned, 6,000 and 20,000, does not
 # hold all that projects have come to do since: see CONTRIBUTING.md.
-LIMITS = {"text": (6500, 38_550), "image": (7800, 39_800), "tabular": (8200, 40_200)}
+LIMITS = {"text": (6500, 38_550), "image": (7800, 39_800), "tabular": (8200, 40_250)}
 WITH_PROCESSES = {
     "test_distributed.py",
     "test_main.py",
