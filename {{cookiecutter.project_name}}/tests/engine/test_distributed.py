@@ -34,6 +34,7 @@ BASE = (
     "trainer.log_every=2",
     "trainer.micro_batches=4",
 )
+TRIED = 2  # samples before the first step: a micro-batch, of four in a batch of 8
 # Of 45 samples the last step has 5; of 41 one, so that a process has none; and 5 of 1 are few.
 SAMPLES = {"uneven": 45, "empty": 41, "few": 5, "one": 1, "early": 45, "units": 41}
 OPTIONS = {
@@ -153,15 +154,15 @@ def test_two_processes_evaluate_as_one(runs: Runs, name: str) -> None:
 def test_each_sample_is_loaded_once_by_one_of_the_processes(runs: Runs) -> None:
     for split, epochs in (("train", 3), ("val", 3), ("test", 1)):
         loaded = [seen["loaded"][split] for seen in runs.two["uneven"]]
-        if split in ("train", "val"):  # both processes first try a batch of 8
-            assert len(set(map(tuple, (part[:8] for part in loaded)))) == 1
-            loaded = [part[8:] for part in loaded]
+        if split in ("train", "val"):  # both processes first try a micro-batch
+            assert len(set(map(tuple, (part[:TRIED] for part in loaded)))) == 1
+            loaded = [part[TRIED:] for part in loaded]
         assert sorted([*loaded[0], *loaded[1]]) == sorted([*range(45)] * epochs)
         assert all(20 * epochs < len(part) < 25 * epochs for part in loaded)
 
 
 def test_the_order_of_samples_is_another_one_in_each_epoch(runs: Runs) -> None:
-    loaded = runs.two["uneven"][0]["loaded"]["train"][8:]
+    loaded = runs.two["uneven"][0]["loaded"]["train"][TRIED:]
     orders = [loaded[first : first + 8] for first in (0, 22, 44)]
     assert len(set(map(tuple, orders))) == 3
 
@@ -181,9 +182,10 @@ def test_random_numbers_differ_between_processes_and_weights_do_not(runs: Runs) 
 def test_a_run_continues_with_another_number_of_processes(runs: Runs) -> None:
     assert_equal(runs.weights("one", "uneven"), runs.weights("one", "part"))  # on two
     assert_equal(runs.weights("one", "uneven"), runs.weights("two", "part"))  # and on one
-    rest = runs.one["uneven"]["loaded"]["train"][8:][45 + 2 * 8 :]  # after step 8, of 6 an epoch
-    assert runs.one["more"]["loaded"]["train"][8:] == rest
-    loaded = [seen["loaded"]["train"][8:] for seen in runs.two["more"]]
+    # After step 8, of 6 in an epoch.
+    rest = runs.one["uneven"]["loaded"]["train"][TRIED + 45 + 2 * 8 :]
+    assert runs.one["more"]["loaded"]["train"][TRIED:] == rest
+    loaded = [seen["loaded"]["train"][TRIED:] for seen in runs.two["more"]]
     assert sorted([*loaded[0], *loaded[1]]) == sorted(rest)
 
 
