@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 Target = Callable[[st.DataObject], None]
 
-MAX_SECONDS = 2.0  # of processor time that an input may take
+# Of processor time that an input may take. Most take a tenth of a second, which a shared machine
+# can stretch; what this is to find takes minutes.
+MAX_SECONDS = 20.0
 USAGE = (
     "usage: "  # begins what argparse says of a wrong command, in which it repeats words as they are
 )
