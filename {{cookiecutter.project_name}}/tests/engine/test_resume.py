@@ -511,8 +511,8 @@ def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path: Path, empty_co
         stderr=subprocess.PIPE,
         text=True,
     )
-    # A worker leaves the group a moment after it was forked. Two epochs have more bytes than that: by
-    # then the workers of train and of val have.
+    # A worker leaves the group a moment after it was forked. After two epochs, which have fewer
+    # bytes than this, the workers of train and of val have left it.
     logs: list[Path] = []
     while not logs or logs[0].stat().st_size < 2000:
         assert process.poll() is None
