@@ -144,8 +144,8 @@ that moves after each step.
 - **encodes in collate**: the project's own encoder, called for each sample in `collate_fn`;
   **encoded tensors**: the same, once and beforehand. Both make a pass over val.
 - An epoch has 1,000 steps, so that what is done once an epoch is a small part of a step, as it is
-  where epochs are long. There the larger model's are computed without denormal numbers, on all
-  sides. The libraries on it have epochs of 60 steps, as has ours beside them.
+  where epochs are long. In those of the larger model denormal numbers are taken as zero, on all
+  sides. Libraries on the larger model have epochs of 60 steps, as has ours beside them.
 - **a bare pass**: the model alone, on slices of a tensor. Ours adds loss, accuracy and macro F1.
 - **saving**: the weights, to one file, synced. Ours keeps the file before it, too. A run is saved
   with the state of AdamW, after a check that all weights are finite, and the log is synced.

@@ -137,7 +137,8 @@ def load_for_resume(run: Run, folder: Path, state: Facts | None, verify_data: bo
             f"{run.data_changed(folder)}; use --init-from to start a new run from its weights"
         )
     if state is not None:
-        checkpoint.restore(state, {"model_state_dict": run.model})  # first, to name another model
+        # The model comes first, so that the error for another model names it.
+        checkpoint.restore(state, {"model_state_dict": run.model})
         check_state(run, state)
         run.logger.check(state["logger"])
         # The end of the run needs best.pt: does it fit? What is loaded here is replaced below.

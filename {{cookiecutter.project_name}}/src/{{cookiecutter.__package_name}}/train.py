@@ -83,7 +83,7 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
 
 
 class Run:
-    """Every object of a run, built and wired. To build it writes nothing.
+    """Every object of a run, built and wired. Building one writes nothing.
 
     Args:
         settings: the resolved config.
@@ -239,7 +239,7 @@ class Run:
         )
 
     def check(self) -> None:
-        """Try once what a run will do, but for steps, so that what does not fit shows in seconds.
+        """Try all that a run will do except its steps, so that what does not fit shows in seconds.
 
         A micro-batch of train and one of val go through forward, loss and metrics, the example of
         the task goes through `predict`, and all that a checkpoint will hold is written and read
@@ -351,7 +351,7 @@ class Run:
         """
         self.announce()
         if self.settings.trainer.compile:
-            torch.use_deterministic_algorithms(self.settings.deterministic)  # the compiler too
+            torch.use_deterministic_algorithms(self.settings.deterministic)  # for compile
             self.model.compile()
         minutes = self.settings.trainer.max_minutes
         if minutes and self.is_main:

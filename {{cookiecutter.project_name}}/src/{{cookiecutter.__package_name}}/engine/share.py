@@ -105,7 +105,7 @@ class Share:
             yield
             return
         place = number - self.mine[0]
-        if place == 0:  # what is still here is of a step that was interrupted
+        if place == 0:  # what is still here is from an interrupted step
             self.branches.clear()
             self.statistics.rows.clear()
         elif place % 2 == 0:
